@@ -1,0 +1,68 @@
+"""The contract of an augmentation: draw every random number first, then apply plain arithmetic."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from birdkit.batch import Batch
+from birdkit.registry import Registry
+
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+
+
+class Augmentation(nn.Module):
+    """A random change of a batch. `draw` makes every random number, `apply` is arithmetic without any.
+
+    A member implements `sample` and `transform`; this class adds the probability `p`, which is drawn too, as a mask
+    over the examples, and does nothing in eval mode. Inputs are never changed in place. Draws come from a CPU
+    generator, so one seed gives the same numbers on every device.
+
+    p       probability that an example is changed, in [0, 1]
+    stages  where a member may stand: "wave" for signals (B, N), "spectrogram" for unfolded (B, C, F, T)
+    mixes   True where examples are combined with each other or with the background, and so depend on the batch
+    """
+
+    stages: tuple[str, ...] = ("wave",)
+    mixes: bool = False
+
+    def __init__(self, p: float = 1.0) -> None:
+        super().__init__()
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p = {p} is not in [0, 1]")
+        self.p = p
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """Every random number that `transform` needs, on the CPU."""
+        raise NotImplementedError
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The changed batch; no randomness, no change of the input."""
+        raise NotImplementedError
+
+    def draw(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """All random numbers of one call: those of `sample` and `applied` (B,), which examples are changed."""
+        applied = torch.rand(len(batch), generator=generator) < self.p
+        return {"applied": applied, **self.sample(batch, generator)}
+
+    def apply(self, batch: Batch, applied: Tensor, **drawn: Any) -> Batch:  # type: ignore[override]
+        """The batch with the drawn change in the examples where `applied` is true."""
+        if not bool(applied.any()):
+            return batch
+        changed = self.transform(batch, **drawn)
+        if bool(applied.all()):
+            return changed
+        mask = applied.to(batch.signal.device)
+
+        def pick(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(mask.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+        return changed.replace(signal=pick(changed.signal, batch.signal), target=pick(changed.target, batch.target),
+                               weight=pick(changed.weight, batch.weight))
+
+    def forward(self, batch: Batch, generator: Generator) -> Batch:
+        """Draw and apply in training mode; the batch itself in eval mode."""
+        if not self.training:
+            return batch
+        return self.apply(batch, **self.draw(batch, generator))

@@ -1,0 +1,354 @@
+"""What a run is: frozen dataclasses, units in the names, derived numbers as properties, strict on reading.
+
+A run config is stored whole in every checkpoint. It is made by a recipe (`birdkit.recipes`) and changed by `replace`.
+"""
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> Any:
+    """A config as plain dicts and lists, ready for JSON.
+
+    >>> to_dict(Member("gain", {"max_db": 6.0}))
+    {'name': 'gain', 'options': {'max_db': 6.0}}
+    """
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
+    """The inverse of `to_dict`, strict: an unknown or missing key or a wrong type raises and is named.
+
+    >>> from_dict(Member, {"name": "gain", "option": {}})
+    Traceback (most recent call last):
+    ValueError: Member: unknown key 'option'; missing key 'options'
+    """
+    where = where or kind.__name__
+    if not isinstance(values, dict):
+        raise TypeError(f"{where} must be a table of settings, not {values!r}")
+    fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    faults = [f"unknown key {key!r}" for key in values if key not in fields]
+    faults += [f"missing key {name!r}" for name in fields if name not in values]
+    if faults:
+        raise ValueError(f"{where}: {'; '.join(faults)}")
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _read(hints[name], values[name], f"{where}.{name}") for name in fields})
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type `hint`, or TypeError naming the place."""
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+        origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{where} must be a list, not {value!r}")
+        return tuple(_read(typing.get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    kind = origin or hint
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{where} must be {kind.__name__}, not {value!r}")
+    return value
+
+
+def replace(config: T, **changes: Any) -> T:
+    """A config with some settings changed; double underscores reach into its parts.
+
+    >>> replace(RunConfig(), split=2, train__epochs=3).train.epochs
+    3
+    """
+    direct: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        head, _, rest = key.partition("__")
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            direct[head] = value
+    for head, inner in nested.items():
+        direct[head] = replace(getattr(config, head), **inner)
+    return dataclasses.replace(config, **direct)  # type: ignore[type-var]
+
+
+def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{where} = {value!r}; it must be one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a registry with the options of its constructor."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FrontEndConfig:
+    """The image of a clip. The default is the geometry of the second seed's experiment 93, without its min-max:
+
+    12 s * 32,000 Hz / 500 = 768 frames; 768 / 2 strips = 384; 2 strips * 192 mels = 384: an image of 384 x 384.
+
+    level     gain removed from the clip first: "rms" (unit RMS), "peak" (unit peak), "none"
+    floor     smallest power (or magnitude, where power = 1) that the decibels see; absolute, so with level "rms"
+              it is relative to the clip's own power
+    top_db    dynamic range kept below the loudest cell of the clip, or None
+    scaling   of the decibels: "standardise" (zero mean, unit deviation over the clip), "minmax" (0 to 1),
+              "db80" ((dB + 80) / 80), "none"
+    channels  "one", "repeat" (three equal) or "delta" (x and its first two differences along true time)
+    imagenet  True scales three channels by ImageNet's mean and deviation, as the second seed did
+    frames    None: T = N / hop exactly. A number keeps that many of the 1 + N // hop frames, centred
+    edges     what the STFT sees beyond both ends of the clip: "reflect" (its mirror image) or "constant" (zeros)
+    """
+
+    sample_rate_hz: int = 32_000
+    clip_s: float = 12.0
+    n_fft: int = 2048
+    hop_samples: int = 500
+    n_mels: int = 192
+    fmin_hz: float = 20.0
+    fmax_hz: float = 15_000.0
+    mel_scale: str = "slaney"
+    mel_norm: str = "slaney"
+    power: float = 2.0
+    level: str = "rms"
+    floor: float = 1e-4
+    top_db: float | None = None
+    scaling: str = "standardise"
+    channels: str = "one"
+    imagenet: bool = False
+    strips: int = 2
+    frames: int | None = None
+    edges: str = "reflect"
+
+    def __post_init__(self) -> None:
+        _one_of("mel_scale", self.mel_scale, ("slaney", "htk"))
+        _one_of("mel_norm", self.mel_norm, ("slaney", "none"))
+        _one_of("level", self.level, ("rms", "peak", "none"))
+        _one_of("scaling", self.scaling, ("standardise", "minmax", "db80", "none"))
+        _one_of("channels", self.channels, ("one", "repeat", "delta"))
+        _one_of("edges", self.edges, ("reflect", "constant"))
+        samples = self.clip_s * self.sample_rate_hz
+        if samples != int(samples):
+            raise ValueError(f"clip_s {self.clip_s} * {self.sample_rate_hz} Hz = {samples} samples, not a whole number")
+        if self.frames is None and self.n_samples % self.hop_samples:
+            raise ValueError(f"{self.clip_s:g} s * {self.sample_rate_hz} Hz / hop {self.hop_samples} = "
+                             f"{self.n_samples / self.hop_samples:.3f} frames, not a whole number; "
+                             "choose a hop that divides the clip, or set `frames`")
+        if self.frames is not None and not 0 < self.frames <= 1 + self.n_samples // self.hop_samples:
+            raise ValueError(f"frames = {self.frames}, but {self.clip_s:g} s at hop {self.hop_samples} "
+                             f"has {1 + self.n_samples // self.hop_samples}")
+        if self.strips < 1 or self.n_frames % self.strips:
+            raise ValueError(f"{self.n_samples} samples / hop {self.hop_samples} = {self.n_frames} frames; "
+                             f"{self.n_frames} / {self.strips} strips = {self.n_frames / max(self.strips, 1):.3f}")
+        if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
+            raise ValueError(f"0 <= fmin_hz {self.fmin_hz:g} < fmax_hz {self.fmax_hz:g} <= "
+                             f"{self.sample_rate_hz / 2:g} Hz, half the sample rate, does not hold")
+        if self.floor <= 0:
+            raise ValueError(f"floor = {self.floor} must be above 0: the logarithm of silence is not a number")
+        if self.imagenet and self.channels == "one":
+            raise ValueError("imagenet scaling needs three channels, not channels = 'one'")
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of a clip."""
+        return int(self.clip_s * self.sample_rate_hz)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the spectrogram before folding."""
+        return self.n_samples // self.hop_samples if self.frames is None else self.frames
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the image."""
+        return 1 if self.channels == "one" else 3
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of the image."""
+        return self.strips * self.n_mels, self.n_frames // self.strips
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network behind the image.
+
+    name        a registered model
+    backbone    a timm model name
+    weights     "none" (from scratch), "hub" (timm's pretrained weights) or the path of a weights file
+    head        a registered head
+    head_axis   the axis the head pools over: "time", or "frequency" (segments are then bands)
+    hidden      width of the layer before the head, 0 for the backbone's own
+    """
+
+    name: str = "sed"
+    backbone: str = "tf_efficientnet_b0.ns_jft_in1k"
+    weights: str = "none"
+    head: str = "attention"
+    head_axis: str = "time"
+    hidden: int = 0
+    dropout: float = 0.2
+    drop_path: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _one_of("head_axis", self.head_axis, ("time", "frequency"))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a training example is.
+
+    crop              where a clip is taken from a longer recording: "random", "first", or "rms" (random, weighted by
+                      the energy of the clip)
+    secondary_target  target of a secondary label, in [0, 1]
+    unrated_weight    weight of a recording with rating 0, which on Xeno-canto means that nobody rated it
+    rating_weights    True weighs a rated recording by clip(rating / 5, 0.1, 1)
+    label_smoothing   added to every target, then clipped to 1 (2021 second place)
+    balance           sampling weight of a recording is (recordings of its class) ** -balance
+    samples_per_epoch examples in an epoch, 0 for as many as there are recordings
+    pseudo_power      pseudo-label probabilities are raised to this before use
+    pseudo_floor      pseudo-label probabilities below this become 0
+    cache_gib         memory in which decoded audio is kept between epochs, per worker; 0 decodes every clip afresh
+    """
+
+    crop: str = "random"
+    secondary_target: float = 0.5
+    unrated_weight: float = 1.0
+    rating_weights: bool = False
+    label_smoothing: float = 0.0
+    balance: float = 0.5
+    samples_per_epoch: int = 0
+    pseudo_power: float = 1.0
+    pseudo_floor: float = 0.1
+    cache_gib: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("crop", self.crop, ("random", "first", "rms"))
+        if not 0 <= self.secondary_target <= 1:
+            raise ValueError(f"secondary_target = {self.secondary_target} is not in [0, 1]")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to a training batch: `wave` members in order before the front end, `spectrogram` members after it."""
+
+    wave: tuple[Member, ...] = ()
+    spectrogram: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimiser, its schedule, and when it stops.
+
+    peak_lr reached after `warmup_epochs` (linear), then half a cosine down to `final_lr`. Weight decay is not applied
+    to norms and biases. `ema_decay` 0 switches the averaged weights off. `precision`: "auto" takes what the device
+    does well, "f32", "bf16" or "fp16". `validate_every` epochs, 0 only at the end.
+    """
+
+    epochs: int = 30
+    batch_size: int = 32
+    optimiser: str = "adamw"
+    peak_lr: float = 1e-3
+    final_lr: float = 1e-6
+    weight_decay: float = 1e-2
+    warmup_epochs: float = 1.0
+    clip_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+    precision: str = "auto"
+    validate_every: int = 1
+    workers: int = 2
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, ("auto", "f32", "bf16", "fp16"))
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs = {self.epochs} and batch_size = {self.batch_size} must be at least 1")
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How a soundscape becomes window probabilities; the same in validation, pseudo-labelling and submission.
+
+    clip_step_s  time from one clip to the next, None for contiguous clips
+    backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
+    precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
+    postprocess  members of birdkit.postprocess, in order, applied per soundscape
+    """
+
+    clip_step_s: float | None = None
+    batch_size: int = 12
+    backend: str = "auto"
+    precision: str = "f32"
+    postprocess: tuple[Member, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("backend", self.backend, ("auto", "openvino", "torch"))
+        _one_of("precision", self.precision, ("f32", "bf16"))
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What the validating split is scored on, through the same prediction as a submission.
+
+    kind           "recordings": held-out recordings, each one row, the maximum over its windows.
+                   "composed": soundscapes composed from held-out recordings over backgrounds of the validating
+                   split, scored window by window, which is nearer to the test
+    n_soundscapes  composed soundscapes
+    """
+
+    kind: str = "recordings"
+    n_soundscapes: int = 20
+
+    def __post_init__(self) -> None:
+        _one_of("validation.kind", self.kind, ("recordings", "composed"))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what one training run does; stored whole in its checkpoint.
+
+    year        the competition profile
+    split       the part of the cross-validation that validates; -1 trains on everything and validates on nothing
+    round       0 is supervised; from 1 on pseudo-labels of the round before are used
+    """
+
+    name: str = "default"
+    year: int = 2025
+    split: int = 0
+    n_splits: int = 5
+    round: int = 0
+    seed: int = 0
+    frontend: FrontEndConfig = FrontEndConfig()
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: Member = field(default_factory=lambda: Member("bce"))
+    train: TrainConfig = TrainConfig()
+    validation: ValidationConfig = ValidationConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.split < self.n_splits:
+            raise ValueError(f"split = {self.split} is not one of -1 .. {self.n_splits - 1}")

@@ -1,0 +1,120 @@
+"""The image a network sees, from a waveform. No other file makes a spectrogram."""
+from __future__ import annotations
+
+import librosa
+import numpy as np
+import scipy.signal
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from birdkit.config import FrontEndConfig
+from birdkit.folding import fold
+
+DELTA_WIDTH = 9  # frames, librosa's default
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class FrontEnd(nn.Module):
+    """The one way from a waveform to an image: level, STFT, mel bands, decibels, scaling, channels, fold.
+
+    `forward` takes the wave and nothing else: no train flag, no probability, no mode. Every statistic is taken inside
+    one clip, so neither the batch nor the audio around the clip can change an image. It runs in float32 whatever the
+    autocast state: the power of a full-scale tone overflows half precision, and the floor of silence underflows it,
+    which is what made mixed precision explode in the first seed (2022).
+
+    Shape:
+        wave   (B, N), N = config.n_samples, any gain where level is "rms" or "peak"
+        image  (B, C, strips * n_mels, T / strips) float32
+
+    Raises ValueError where the wave is not (B, N). Mel bands are librosa's, which warns of bands that hold no FFT bin
+    because n_fft is too short for so many; folding follows HTS-AT (Chen et al. 2022,
+    arXiv:2202.00874).
+
+    >>> FrontEnd(FrontEndConfig())(torch.zeros(1, 384_000)).shape
+    torch.Size([1, 1, 384, 384])
+    """
+
+    window: Tensor
+    mel: Tensor
+    delta: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: FrontEndConfig) -> None:
+        super().__init__()
+        self.config = config
+        mel = librosa.filters.mel(sr=config.sample_rate_hz, n_fft=config.n_fft, n_mels=config.n_mels,
+                                  fmin=config.fmin_hz, fmax=config.fmax_hz, htk=config.mel_scale == "htk",
+                                  norm="slaney" if config.mel_norm == "slaney" else None)
+        slopes = np.stack([scipy.signal.savgol_coeffs(DELTA_WIDTH, polyorder=order, deriv=order, use="dot")
+                           for order in (1, 2)])
+        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+        self.register_buffer("mel", torch.from_numpy(mel), persistent=False)
+        self.register_buffer("delta", torch.from_numpy(slopes).float().unsqueeze(1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """(B, N) -> (B, C, strips * n_mels, T / strips)."""
+        if wave.ndim != 2 or wave.shape[1] != self.config.n_samples:
+            raise ValueError(f"the front end takes waves of shape (B, {self.config.n_samples}), "
+                             f"{self.config.clip_s:g} s at {self.config.sample_rate_hz} Hz, not {tuple(wave.shape)}")
+        with torch.autocast(wave.device.type, enabled=False):
+            spectrogram = self._scale(self._decibels(self._level(wave.float())))  # (B, F, T)
+            return fold(self._channels(spectrogram), self.config.strips)
+
+    def _level(self, wave: Tensor) -> Tensor:
+        """Remove the gain of each clip; silence stays silence."""
+        if self.config.level == "rms":
+            wave = wave - wave.mean(1, keepdim=True)  # a recorder's constant offset is not part of the sound
+            return wave / wave.square().mean(1, keepdim=True).sqrt().clamp_min(1e-8)
+        if self.config.level == "peak":
+            return wave / wave.abs().amax(1, keepdim=True).clamp_min(1e-8)
+        return wave
+
+    def _decibels(self, wave: Tensor) -> Tensor:
+        """(B, N) -> mel bands in decibels, (B, F, T)."""
+        config = self.config
+        bins = torch.stft(wave, config.n_fft, config.hop_samples, window=self.window, center=True,
+                          pad_mode=config.edges, return_complex=True)  # (B, bins, 1 + N // hop)
+        # A clip of N samples has one frame more than N / hop, centred on the sample after its end: it belongs to the
+        # next clip, and without it the frames divide evenly.
+        first = 0 if config.frames is None else (bins.shape[2] - config.n_frames) // 2
+        bins = torch.view_as_real(bins[:, :, first:first + config.n_frames])
+        power = bins.square().sum(-1)
+        if config.power != 2.0:
+            power = power.pow(config.power / 2)
+        decibels = (20 / config.power) * torch.log10((self.mel @ power).clamp_min(config.floor))
+        if config.top_db is not None:
+            loudest = decibels.amax((1, 2), keepdim=True)
+            decibels = torch.maximum(decibels, loudest - config.top_db)
+        return decibels
+
+    def _scale(self, decibels: Tensor) -> Tensor:
+        """(B, F, T) decibels to the range the network sees; a constant clip becomes zeros."""
+        if self.config.scaling == "standardise":
+            centred = decibels - decibels.mean((1, 2), keepdim=True)
+            return centred / centred.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-3)
+        if self.config.scaling == "minmax":
+            low, high = decibels.amin((1, 2), keepdim=True), decibels.amax((1, 2), keepdim=True)
+            return (decibels - low) / (high - low).clamp_min(1e-3)
+        if self.config.scaling == "db80":
+            return (decibels + 80) / 80
+        return decibels
+
+    def _channels(self, spectrogram: Tensor) -> Tensor:
+        """(B, F, T) -> (B, C, F, T)."""
+        config = self.config
+        channels = spectrogram.unsqueeze(1)
+        if config.channels == "repeat":
+            channels = channels.expand(-1, 3, -1, -1)
+        elif config.channels == "delta":
+            rows = spectrogram.reshape(-1, 1, config.n_frames)  # (B * F, 1, T)
+            padded = functional.pad(rows, (DELTA_WIDTH // 2, DELTA_WIDTH // 2), mode="replicate")
+            slopes = functional.conv1d(padded, self.delta)  # (B * F, 2, T)
+            channels = torch.cat([channels, slopes.view(-1, config.n_mels, 2, config.n_frames).transpose(1, 2)], 1)
+        if config.imagenet:
+            channels = (channels - self.mean) / self.std
+        return channels

@@ -1,0 +1,86 @@
+"""Configs: frozen, strict, and with the arithmetic in the message."""
+import dataclasses
+import json
+
+import pytest
+
+from birdkit.config import FrontEndConfig, Member, ModelConfig, RunConfig, from_dict, replace, to_dict
+
+
+def test_a_config_survives_json() -> None:
+    """What the checkpoint stores is what ran."""
+    config = replace(RunConfig(), augment__wave=(Member("gain", {"max_db": 6.0}),), frontend__top_db=80.0,
+                     inference__postprocess=(Member("smooth"),))
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_an_unknown_key_is_named_with_its_place() -> None:
+    """A setting that is silently dropped is an experiment that was never run."""
+    values = to_dict(RunConfig())
+    values["frontend"]["n_mel"] = 128
+    with pytest.raises(ValueError, match="RunConfig.frontend: unknown key 'n_mel'"):
+        from_dict(RunConfig, values)
+
+
+def test_a_missing_key_is_named() -> None:
+    """A default that changed since the checkpoint was written must not fill the hole."""
+    values = to_dict(RunConfig())
+    del values["seed"]
+    with pytest.raises(ValueError, match="missing key 'seed'"):
+        from_dict(RunConfig, values)
+
+
+def test_a_wrong_type_is_named_with_its_place() -> None:
+    """'384' is not 384, and True is not 1."""
+    for path, bad in (("n_mels", "192"), ("n_mels", True), ("strips", 2.0), ("imagenet", 1)):
+        values = to_dict(RunConfig())
+        values["frontend"][path] = bad
+        with pytest.raises(TypeError, match=f"RunConfig.frontend.{path}"):
+            from_dict(RunConfig, values)
+
+
+def test_configs_cannot_be_changed_in_place() -> None:
+    """The 2021 configs all changed one shared object: importing a second one changed the first."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 1  # type: ignore[misc]
+    first = RunConfig()
+    replace(first, frontend__n_mels=64, seed=5)
+    assert first == RunConfig()
+
+
+def test_replace_refuses_unknown_settings() -> None:
+    """A typo in a delta must not pass."""
+    with pytest.raises(TypeError, match="sed"):
+        replace(RunConfig(), sed=1)
+    with pytest.raises(AttributeError, match="frontent"):
+        replace(RunConfig(), frontent__n_mels=1)
+
+
+def test_the_default_is_the_second_seeds_geometry() -> None:
+    """12 s * 32,000 / 500 = 768 = 2 * 384, and 2 * 192 = 384."""
+    config = FrontEndConfig()
+    assert (config.n_samples, config.n_frames, config.image_size) == (384_000, 768, (384, 384))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"hop_samples": 501}, r"12 s \* 32000 Hz / hop 501 = 766.467 frames"),
+    ({"strips": 5}, r"768 frames; 768 / 5 strips = 153.600"),
+    ({"frames": 770}, r"frames = 770, but 12 s at hop 500 has 769"),
+    ({"fmax_hz": 17_000.0}, "half the sample rate"),
+    ({"floor": 0.0}, "logarithm of silence"),
+    ({"imagenet": True}, "three channels"),
+    ({"clip_s": 1 / 3}, "not a whole number"),
+    ({"level": "loud"}, "one of rms, peak, none"),
+])
+def test_numbers_that_do_not_fit_are_refused_with_the_arithmetic(change: dict, message: str) -> None:
+    """The alternative is a crop or a pad that nobody asked for."""
+    with pytest.raises(ValueError, match=message):
+        FrontEndConfig(**change)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    """Early, with the value."""
+    with pytest.raises(ValueError, match="split = 5"):
+        RunConfig(split=5)
+    with pytest.raises(ValueError, match="head_axis = 'both'"):
+        ModelConfig(head_axis="both")

@@ -1,0 +1,56 @@
+"""The one aggregation: clips and windows by the same formula."""
+import pytest
+import torch
+
+from birdkit.output import SEDOutput, probabilities
+
+
+def make(clips: int = 2, segments: int = 6, classes: int = 3) -> SEDOutput:
+    torch.manual_seed(0)
+    logits = torch.randn(clips, segments, classes)
+    attention = torch.softmax(torch.randn(clips, segments, classes), 1)
+    return SEDOutput((logits * attention).sum(1), logits, attention)
+
+
+def test_a_window_that_is_the_clip_is_the_clip() -> None:
+    """Validation on clips and submission of windows are one number, not two formulas as in the second seed."""
+    output = make()
+    coverage = torch.zeros(2, 12)
+    coverage[0, :6] = coverage[1, 6:] = 1.0
+    assert torch.allclose(probabilities(output, coverage), probabilities(output), atol=1e-6)
+
+
+def test_a_window_hears_only_its_own_segments() -> None:
+    """A loud call elsewhere in the clip must not be written into every window."""
+    output = make(clips=1)
+    coverage = torch.tensor([[1.0, 1, 0, 0, 0, 0]])
+    before = probabilities(output, coverage)
+    output.segment_logits[0, 2:] += 50
+    assert torch.equal(probabilities(output, coverage), before)
+
+
+def test_a_half_covered_segment_counts_half() -> None:
+    """Windows need not end where segments end."""
+    output = SEDOutput(torch.zeros(1, 1), torch.tensor([[[3.0], [0.0]]]), torch.full((1, 2, 1), 0.5))
+    assert probabilities(output, torch.tensor([[1.0, 0.5]])).item() == pytest.approx(torch.tensor(2.0).sigmoid().item())
+
+
+def test_overlapping_clips_that_agree_change_nothing() -> None:
+    """The average of two equal opinions is that opinion."""
+    one = make(clips=1)
+    two = SEDOutput(one.clip_logits.repeat(2, 1), one.segment_logits.repeat(2, 1, 1), one.attention.repeat(2, 1, 1))
+    assert torch.allclose(probabilities(two, torch.ones(1, 12)), probabilities(one), atol=1e-6)
+
+
+def test_a_window_without_audio_is_refused() -> None:
+    """A number for it would be invented."""
+    with pytest.raises(ValueError, match="window 1 covers no segment"):
+        probabilities(make(clips=1), torch.tensor([[1.0] * 6, [0.0] * 6]))
+
+
+def test_half_precision_logits_come_out_in_float32() -> None:
+    """Autocast must not round probabilities."""
+    output = make()
+    half = SEDOutput(*(value.bfloat16() for value in (output.clip_logits, output.segment_logits, output.attention)))
+    assert probabilities(half).dtype == torch.float32
+    assert probabilities(half, torch.ones(1, 12)).dtype == torch.float32
