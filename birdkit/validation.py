@@ -1,0 +1,95 @@
+"""The score of a model on its validating split, by the same prediction as a submission."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from birdkit.composition import compose_from_recordings
+from birdkit.config import RunConfig
+from birdkit.data import AudioStore
+from birdkit.inference import Predictor, predict_waves
+from birdkit.metrics import Interval, bootstrap_interval
+from birdkit.models.base import Model
+from birdkit.profiles import profile
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Soundscapes with known truth, kept in memory between epochs.
+
+    waves   the audio of each soundscape or recording, (N,) int16 at its own full scale
+    truth   one (rows, K) array of 0 and 1 for each
+    whole   True where a wave is scored as one row, the maximum over its windows; False window by window
+    """
+
+    waves: tuple[np.ndarray, ...]
+    truth: tuple[np.ndarray, ...]
+    whole: bool
+    window_s: float
+    metric: str
+
+    @classmethod
+    def prepare(cls, config: RunConfig, held_out: pd.DataFrame, classes: Sequence[str], *, store: AudioStore,
+                soundscapes: pd.DataFrame | None) -> Validation:
+        """What config.validation asks for, from the rows that validate.
+
+        held_out     rows of the recordings table with split == config.split
+        soundscapes  the soundscapes table; those of the same split are the backgrounds of composed soundscapes
+
+        Raises ValueError where nothing is held out.
+        """
+        if not len(held_out):
+            raise ValueError(f"split {config.split} holds no recording to validate on")
+        competition = profile(config.year)
+        columns = {name: k for k, name in enumerate(classes)}
+        labels = [[label, *secondary.split()]
+                  for label, secondary in zip(held_out["label"], held_out["secondary"], strict=True)]
+        waves: list[np.ndarray] = []
+        truth: list[np.ndarray] = []
+        if config.validation.kind == "recordings":
+            for file, names in zip(held_out["file"], labels, strict=True):
+                row = np.zeros((1, len(classes)), np.uint8)
+                row[0, [columns[name] for name in names]] = 1
+                waves.append(_pack(store.whole(file)))
+                truth.append(row)
+        else:
+            own: list[str] = []
+            if soundscapes is not None:
+                own = soundscapes.loc[soundscapes["split"] == config.split, "file"].tolist()
+            sources = [(partial(store.whole, file), names) for file, names in zip(held_out["file"], labels, strict=True)]
+            composed = compose_from_recordings(
+                sources, [partial(store.whole, file) for file in own], rng=np.random.default_rng(config.split),
+                sample_rate_hz=config.frontend.sample_rate_hz, n_soundscapes=config.validation.n_soundscapes,
+                soundscape_s=competition.soundscape_s)
+            for soundscape in composed:
+                waves.append(_pack(soundscape.wave))
+                truth.append(soundscape.truth(classes, window_s=competition.window_s))
+        heard = int((np.concatenate(truth).max(0) > 0).sum())
+        log.info("validating on %d %s with %d of %d classes", len(waves), config.validation.kind, heard, len(classes))
+        return cls(tuple(waves), tuple(truth), config.validation.kind == "recordings", competition.window_s, competition.metric)
+
+    def predict(self, model: Model, config: RunConfig, classes: Sequence[str]) -> list[np.ndarray]:
+        """Probabilities of each wave's rows, as a submission would hold them: (rows, K) each."""
+        predictor = Predictor.of_model(model, config, classes)
+        named = ((f"{index:05d}", wave.astype(np.float32)) for index, wave in enumerate(self.waves))
+        table = predict_waves(named, [predictor], window_s=self.window_s, classes=classes).table
+        rows = [part[list(classes)].to_numpy() for _, part in table.groupby("file", sort=True)]
+        return [part.max(0, keepdims=True) if self.whole else part for part in rows]
+
+    def score(self, model: Model, config: RunConfig, classes: Sequence[str]) -> Interval:
+        """The competition's metric with its bootstrap interval over soundscapes or recordings."""
+        rows = self.predict(model, config, classes)
+        groups = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        return bootstrap_interval(np.concatenate(self.truth), np.concatenate(rows), groups, metric=self.metric)
+
+
+def _pack(wave: np.ndarray) -> np.ndarray:
+    """int16 at the wave's own full scale: the front end removes gain, and a gigabyte is saved."""
+    return np.round(wave / max(float(np.abs(wave).max()), 1e-8) * 32767).astype(np.int16)

@@ -1,0 +1,123 @@
+"""Validation is submission: the same windows, aggregation and metric, on audio whose truth is known."""
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+from conftest import RATE, noise, tone
+
+from birdkit.config import replace
+from birdkit.data import AudioStore
+from birdkit.inference import Predictor, predict
+from birdkit.metrics import macro_roc_auc
+from birdkit.models import build_model
+from birdkit.validation import Validation
+
+CLASSES = ("high", "low")
+
+
+@pytest.fixture
+def held_out(tmp_path) -> pd.DataFrame:
+    """Four recordings of two kinds of tone."""
+    rows = []
+    for i, label in enumerate(["high", "low", "high", "low"]):
+        sf.write(tmp_path / f"{i}.wav", tone(6000 if label == "high" else 900, 7) * np.hanning(7 * RATE) + noise(7, amplitude=0.01, seed=i),
+                 RATE, subtype="FLOAT")
+        rows.append({"file": f"{i}.wav", "label": label, "secondary": "", "split": 0})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def soundscapes(tmp_path) -> pd.DataFrame:
+    """One background of split 0, one of split 1."""
+    for name in ("own.wav", "other.wav"):
+        sf.write(tmp_path / name, noise(20, amplitude=0.05), RATE, subtype="FLOAT")
+    return pd.DataFrame({"file": ["own.wav", "other.wav"], "duration_s": [20.0, 20.0], "split": [0, 1]})
+
+
+@pytest.fixture
+def run(small_run):
+    return replace(small_run, validation__kind="composed", validation__n_soundscapes=3, inference__backend="torch")
+
+
+
+def perfect(run):
+    """A real SED model whose logits are replaced by the level of two bands of the image."""
+    model = build_model(run.model, run.frontend, 2).eval()
+
+    def classify(image):
+        from birdkit.folding import unfold
+        from birdkit.output import SEDOutput
+
+        bands = unfold(image, run.frontend.strips)[:, 0]  # (B, 64, T)
+        low, high = bands[:, 13:19].amax(1), bands[:, 45:53].amax(1)  # (B, T)
+        logits = torch.stack([high, low], -1)
+        attention = torch.softmax(3 * logits, 1)
+        return SEDOutput((attention * logits).sum(1), logits, attention)
+
+    model.classify = classify  # type: ignore[method-assign]
+    model.n_segments = run.frontend.n_frames
+    return model
+
+
+def prepare(run, held_out, soundscapes, root) -> Validation:
+    store = AudioStore(root, RATE, limit_gib=0.1)
+    return Validation.prepare(run, held_out, CLASSES, store=store, soundscapes=soundscapes)
+
+
+def test_composed_soundscapes_have_a_row_per_window(run, held_out, soundscapes, tmp_path) -> None:
+    """Sixty seconds are twelve rows, as in the submission, with known truth."""
+    validation = prepare(run, held_out, soundscapes, tmp_path)
+    assert len(validation.waves) == 3 and all(len(wave) == 60 * RATE for wave in validation.waves)
+    assert all(truth.shape == (12, 2) for truth in validation.truth)
+    assert 0 < np.concatenate(validation.truth).mean() < 1
+
+
+def test_a_model_that_hears_scores_high_and_a_deaf_one_does_not(run, held_out, soundscapes, tmp_path) -> None:
+    """The score means what its name says."""
+    validation = prepare(run, held_out, soundscapes, tmp_path)
+    heard = validation.score(perfect(run), run, CLASSES)
+    assert heard.value > 0.8 and heard.low <= heard.value <= heard.high
+    deaf = validation.score(perfect(run), run, CLASSES[::-1])
+    assert deaf.value < heard.value - 0.2
+
+
+def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, tmp_path) -> None:
+    """One row each: the call may be in any window."""
+    config = replace(run, validation__kind="recordings")
+    validation = prepare(config, held_out, None, tmp_path)
+    rows = validation.predict(perfect(config), config, CLASSES)
+    assert [len(row) for row in rows] == [1] * 4
+    assert validation.score(perfect(config), config, CLASSES).value == 1.0
+
+
+def test_the_validation_score_is_the_submission_score(run, held_out, soundscapes, tmp_path) -> None:
+    """The same soundscapes written to files and predicted as a submission give the same number."""
+    validation = prepare(run, held_out, soundscapes, tmp_path)
+    model = build_model(run.model, run.frontend, 2).eval()
+    for index, wave in enumerate(validation.waves):
+        sf.write(tmp_path / f"s{index}.wav", wave, RATE, subtype="PCM_16")
+    predictor = Predictor.of_model(model, run, CLASSES)
+    table = predict([tmp_path / f"s{index}.wav" for index in range(3)], [predictor], window_s=5.0, progress=False).table
+    submitted = macro_roc_auc(np.concatenate(validation.truth), table[list(CLASSES)].to_numpy())
+    assert validation.score(model, run, CLASSES).value == pytest.approx(submitted, abs=1e-9)
+
+
+def test_backgrounds_of_other_splits_stay_out(run, held_out, soundscapes, tmp_path) -> None:
+    """A background that training mixes in would be recognised."""
+    with_own = prepare(run, held_out, soundscapes[soundscapes["split"] == 0], tmp_path)
+    with_both = prepare(run, held_out, soundscapes, tmp_path)
+    assert all(np.array_equal(a, b) for a, b in zip(with_own.waves, with_both.waves, strict=True))
+
+
+def test_the_same_split_is_always_validated_on_the_same_audio(run, held_out, soundscapes, tmp_path) -> None:
+    """Scores of two runs are compared; another seed of the run must not change the exam."""
+    first = prepare(run, held_out, soundscapes, tmp_path)
+    second = prepare(replace(run, seed=7), held_out, soundscapes, tmp_path)
+    assert all(np.array_equal(a, b) for a, b in zip(first.waves, second.waves, strict=True))
+
+
+def test_an_empty_split_is_refused(run, held_out, tmp_path) -> None:
+    """A score over nothing would be a number all the same."""
+    with pytest.raises(ValueError, match="split 0 holds no recording"):
+        prepare(run, held_out.iloc[:0], None, tmp_path)
