@@ -195,11 +195,13 @@ class ModelConfig:
     """The network behind the image.
 
     name        a registered model
-    backbone    a timm model name
+    backbone    a timm model name, or one of birdkit.models.scratch
     weights     "none" (from scratch), "hub" (timm's pretrained weights) or the path of a weights file
     head        a registered head
     head_axis   the axis the head pools over: "time", or "frequency" (segments are then bands)
+    pooling     of the features over the other axis: "mean", or "mean_max" (their sum), which lets one band stand out
     hidden      width of the layer before the head, 0 for the backbone's own
+    options     of the head
     """
 
     name: str = "sed"
@@ -207,6 +209,7 @@ class ModelConfig:
     weights: str = "none"
     head: str = "attention"
     head_axis: str = "time"
+    pooling: str = "mean"
     hidden: int = 0
     dropout: float = 0.2
     drop_path: float = 0.0
@@ -214,6 +217,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _one_of("head_axis", self.head_axis, ("time", "frequency"))
+        _one_of("pooling", self.pooling, ("mean", "mean_max"))
 
 
 @dataclass(frozen=True)

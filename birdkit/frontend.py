@@ -82,8 +82,8 @@ class FrontEnd(nn.Module):
         # A clip of N samples has one frame more than N / hop, centred on the sample after its end: it belongs to the
         # next clip, and without it the frames divide evenly.
         first = 0 if config.frames is None else (bins.shape[2] - config.n_frames) // 2
-        bins = torch.view_as_real(bins[:, :, first:first + config.n_frames])
-        power = bins.square().sum(-1)
+        bins = bins[:, :, first:first + config.n_frames]
+        power = bins.real.square() + bins.imag.square()
         if config.power != 2.0:
             power = power.pow(config.power / 2)
         decibels = (20 / config.power) * torch.log10((self.mel @ power).clamp_min(config.floor))

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from birdkit.config import FrontEndConfig, ModelConfig
-from birdkit.models import HEADS, MODELS, build_model
+from birdkit.folding import fold
+from birdkit.models import BACKBONES, HEADS, MODELS, build_model
 from birdkit.models.sed import SED
 
-BACKBONES = ["resnet10t", "tf_efficientnet_b0", "regnety_008", "convnext_atto", "hgnetv2_b0"]
+NAMES = ["resnet10t", "tf_efficientnet_b0", "regnety_008", "convnext_atto", "hgnetv2_b0", *BACKBONES.names()]
 
 
 class Brightness(nn.Module):
@@ -39,8 +40,6 @@ def test_a_click_peaks_in_its_segment(at: int, monkeypatch: pytest.MonkeyPatch, 
     model = bright_model(small_frontend, monkeypatch)
     spectrogram = torch.zeros(1, 1, 64, 128)
     spectrogram[..., at] = 1.0
-    from birdkit.folding import fold
-
     output = model.classify(fold(spectrogram, 2))
     assert output.segment_logits.shape == (1, 16, 1) and model.n_segments == 16
     assert int(output.segment_logits[0, :, 0].argmax()) == at // 8
@@ -53,14 +52,12 @@ def test_a_tone_peaks_in_its_band_when_the_head_pools_over_frequency(
     model = bright_model(small_frontend, monkeypatch, head_axis="frequency")
     spectrogram = torch.zeros(1, 1, 64, 128)
     spectrogram[:, :, band] = 1.0
-    from birdkit.folding import fold
-
     output = model.classify(fold(spectrogram, 2))
     assert output.segment_logits.shape == (1, 8, 1) and model.n_segments == 8
     assert int(output.segment_logits[0, :, 0].argmax()) == band // 8
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", NAMES)
 @pytest.mark.parametrize("channels", ["one", "delta"])
 def test_every_backbone_works_with_one_and_three_channels(backbone: str, channels: str) -> None:
     """No width is typed in: 1280 in the second seed's head meant a fork of the file for every other backbone."""
@@ -141,3 +138,33 @@ def test_drop_path_reaches_the_backbone(small_run) -> None:
     config = dataclasses.replace(small_run.model, drop_path=0.5)
     model = build_model(config, small_run.frontend, 3)
     assert any("DropPath" in type(module).__name__ for module in model.modules())
+
+
+def test_the_scratch_network_hears_pitch(small_run) -> None:
+    """Moved up the rows, the same call is another one: a convolution with a row channel can tell."""
+    torch.manual_seed(0)
+    backbone = BACKBONES.build("scratch_resnet").eval()
+    low, high = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    low[:, :, 18:22], high[:, :, 34:38] = 1.0, 1.0
+    a, b = backbone.forward_features(low), backbone.forward_features(high)
+    assert a.shape == (1, 192, 4, 4)
+    assert (a.amax((2, 3)) - b.amax((2, 3))).abs().max() > 1e-3
+
+
+def test_scratch_backbones_have_no_weights_to_load(small_frontend: FrontEndConfig) -> None:
+    """Asking for them is a misunderstanding better cleared up at once."""
+    with pytest.raises(ValueError, match="trained from scratch"):
+        build_model(ModelConfig(backbone="scratch_resnet", weights="hub"), small_frontend, 3)
+
+
+def test_one_loud_band_stands_out_with_mean_max_pooling(monkeypatch, small_frontend: FrontEndConfig) -> None:
+    """The mean alone dilutes a narrow call among silent bands."""
+    spectrogram = torch.zeros(1, 1, 64, 128)
+    spectrogram[:, :, 8:16] = 1.0
+    values = {}
+    for pooling in ("mean", "mean_max"):
+        model = bright_model(small_frontend, monkeypatch)
+        model.config = dataclasses.replace(model.config, pooling=pooling)
+        silent = model.classify(torch.zeros(1, 1, 128, 64)).clip_logits
+        values[pooling] = float((model.classify(fold(spectrogram, 2)).clip_logits - silent).item())
+    assert values["mean"] == pytest.approx(1 / 8) and values["mean_max"] == pytest.approx(1 + 1 / 8)

@@ -34,7 +34,10 @@ class Augmentation(nn.Module):
         self.p = p
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
-        """Every random number that `transform` needs, on the CPU."""
+        """Every random number that `transform` needs, on the CPU.
+
+        Tensors have a row per example, at whatever depth; everything else belongs to the batch.
+        """
         raise NotImplementedError
 
     def transform(self, batch: Batch, **drawn: Any) -> Batch:
@@ -50,19 +53,34 @@ class Augmentation(nn.Module):
         """The batch with the drawn change in the examples where `applied` is true."""
         if not bool(applied.any()):
             return batch
-        changed = self.transform(batch, **drawn)
         if bool(applied.all()):
-            return changed
-        mask = applied.to(batch.signal.device)
-
-        def pick(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(mask.view(-1, *[1] * (old.ndim - 1)), new, old)
-
-        return changed.replace(signal=pick(changed.signal, batch.signal), target=pick(changed.target, batch.target),
-                               weight=pick(changed.weight, batch.weight))
+            return self.transform(batch, **drawn)
+        if self.mixes:
+            changed, rows = self.transform(batch, **drawn), applied.nonzero()[:, 0].to(batch.signal.device)
+            part = Batch(changed.signal[rows], changed.target[rows], changed.weight[rows])
+        else:
+            # Drawn tensors have an example per row, so the others need not be computed.
+            chosen = applied.nonzero()[:, 0]
+            rows = chosen.to(batch.signal.device)
+            own = _examples(drawn, chosen)
+            part = self.transform(Batch(batch.signal[rows], batch.target[rows], batch.weight[rows]), **own)
+        return batch.replace(signal=batch.signal.index_copy(0, rows, part.signal),
+                             target=batch.target.index_copy(0, rows, part.target),
+                             weight=batch.weight.index_copy(0, rows, part.weight))
 
     def forward(self, batch: Batch, generator: Generator) -> Batch:
         """Draw and apply in training mode; the batch itself in eval mode."""
         if not self.training:
             return batch
         return self.apply(batch, **self.draw(batch, generator))
+
+
+def _examples(drawn: Any, rows: Tensor) -> Any:
+    """What was drawn for some examples alone: rows of every tensor, the rest as it is."""
+    if isinstance(drawn, Tensor):
+        return drawn[rows]
+    if isinstance(drawn, dict):
+        return {name: _examples(value, rows) for name, value in drawn.items()}
+    if isinstance(drawn, list):
+        return [_examples(value, rows) for value in drawn]
+    return drawn

@@ -12,14 +12,20 @@ from birdkit.config import FrontEndConfig, ModelConfig
 from birdkit.folding import unfold
 from birdkit.models.base import MODELS, Model
 from birdkit.models.heads import HEADS
+from birdkit.models.scratch import BACKBONES
 from birdkit.output import SEDOutput
 
 
 def build_backbone(config: ModelConfig, in_chans: int) -> nn.Module:
-    """A timm feature extractor with `config.weights`: "none", "hub", or the path of a weights file.
+    """A feature extractor with `config.weights`: "none", "hub", or the path of a weights file.
 
-    Raises FileNotFoundError where the path does not exist; timm raises where the file does not fit the backbone.
+    A name in birdkit.models.scratch.BACKBONES is ours, any other is timm's. Raises ValueError where weights are asked
+    for that do not exist, FileNotFoundError where the path does not; timm raises where the file does not fit.
     """
+    if config.backbone in BACKBONES.names():
+        if config.weights != "none":
+            raise ValueError(f"backbone {config.backbone} is trained from scratch; there are no weights {config.weights!r}")
+        return BACKBONES.build(config.backbone, in_chans=in_chans, drop_path_rate=config.drop_path)
     options: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, "pretrained": config.weights != "none"}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
@@ -35,8 +41,8 @@ class SED(Model):
     """Sound event detection from weak labels: every segment of the clip gets logits, attention makes the clip's.
 
     The backbone sees the folded image as a plain image; its feature map (B, D, h, w) is unfolded to
-    (B, D, h / strips, strips * w), so the segments run along true time again, and the bands are averaged.
-    With head_axis "frequency" the roles of the axes are swapped: time is averaged, the segments are bands.
+    (B, D, h / strips, strips * w), so the segments run along true time again, and the bands are pooled.
+    With head_axis "frequency" the roles of the axes are swapped: time is pooled, the segments are bands.
 
     Raises ValueError where the backbone's feature map does not unfold, for instance because a seam between two
     strips would fall inside a feature cell. After the second seed (BirdCLEF 2025, 56th place).
@@ -75,5 +81,8 @@ class SED(Model):
     def classify(self, image: Tensor) -> SEDOutput:
         """(B, C, strips * n_mels, T / strips) -> SEDOutput."""
         features = unfold(self.backbone.forward_features(image), self.strips)  # type: ignore[operator]  # (B, D, bands, S)
-        pooled = features.mean(2 if self.config.head_axis == "time" else 3)  # (B, D, S)
+        axis = 2 if self.config.head_axis == "time" else 3
+        pooled = features.mean(axis)  # (B, D, S)
+        if self.config.pooling == "mean_max":
+            pooled = pooled + features.amax(axis)
         return self.head(self.neck(pooled.transpose(1, 2)).transpose(1, 2))

@@ -1,0 +1,73 @@
+"""A member applied a random number of times, and a config's list of members made into modules."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Generator, nn
+
+from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
+from birdkit.augmentations.drawing import integer
+from birdkit.batch import Batch
+from birdkit.config import Member
+
+
+@AUGMENTATIONS.register("repeat")
+class Repeat(Augmentation):
+    """A member applied as often as a count says that is drawn for each batch: SUMIX 0, 1, 1 or 2 times (second seed).
+
+    counts    drawn from alike, so [0, 1, 1, 2] means 25, 50 and 25 %
+    member    {"name": "sumix", "options": {...}}
+    by_count  options that differ where the count is that, with the count as a string: {"2": {"min_gain": 0.5}} is the
+              second seed's
+    """
+
+    def __init__(self, p: float = 1.0, counts: Sequence[int] = (0, 1, 1, 2), *, member: dict[str, Any],
+                 by_count: dict[str, dict[str, Any]] | None = None) -> None:
+        super().__init__(p)
+        if not counts or min(counts) < 0:
+            raise ValueError(f"counts = {counts} must be a list of whole numbers >= 0")
+        strange = sorted(set(by_count or {}) - {str(count) for count in counts})
+        if strange:
+            raise ValueError(f"by_count has {', '.join(strange)}, which counts = {counts} never give")
+        self.counts = list(counts)
+        self.members = nn.ModuleDict({
+            str(count): AUGMENTATIONS.build(member["name"], **member["options"] | (by_count or {}).get(str(count), {}))
+            for count in sorted(set(counts))})
+        self.stages = self._member(self.counts[0]).stages
+        self.mixes = self._member(self.counts[0]).mixes
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """count, and what the member draws for each time."""
+        count = self.counts[integer(len(self.counts), generator=generator)]
+        return {"count": count, "times": [self._member(count).draw(batch, generator) for _ in range(count)]}
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The batch after every time."""
+        for time in drawn["times"]:
+            batch = self._member(drawn["count"]).apply(batch, **time)
+        return batch
+
+    def _member(self, count: int) -> Augmentation:
+        return cast(Augmentation, self.members[str(count)])
+
+
+def build_augmentations(members: Sequence[Member], stage: str = "") -> list[Augmentation]:
+    """The augmentations that a config lists, in order.
+
+    stage  "wave" or "spectrogram": a member that does not belong there raises ValueError. Not checked if empty
+
+    >>> [type(member).__name__ for member in build_augmentations([Member("sumix"), Member("noise", {"p": 0.5})])]
+    ['Sumix', 'Noise']
+    >>> build_augmentations([Member("time_mask")], "wave")
+    Traceback (most recent call last):
+    ValueError: augmentation 'time_mask' belongs to the stage spectrogram, not wave
+    """
+    built = []
+    for member in members:
+        augmentation = AUGMENTATIONS.build(member.name, **member.options)
+        if stage and stage not in augmentation.stages:
+            raise ValueError(f"augmentation {member.name!r} belongs to the stage {' or '.join(augmentation.stages)}, "
+                             f"not {stage}")
+        built.append(augmentation)
+    return built

@@ -1,0 +1,133 @@
+"""Changes of one wave that need no other: gain, polarity, shift in time, noise."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
+from birdkit.augmentations.drawing import check_range, integer, per_example, uniform
+from birdkit.augmentations.level import SILENT, rms, snr_gain
+from birdkit.batch import Batch
+
+# Different noises in one batch; examples that share one get it from different places of its circle.
+NOISES = 8
+
+
+@AUGMENTATIONS.register("gain")
+class Gain(Augmentation):
+    """A random gain. A front end that removes the level undoes it, unless members that keep levels stand between.
+
+    min_db, max_db  range of the gain, uniform in decibels
+    """
+
+    def __init__(self, p: float = 1.0, min_db: float = -12.0, *, max_db: float = 12.0) -> None:
+        super().__init__(p)
+        check_range("gain_db", min_db, max_db)
+        self.min_db, self.max_db = min_db, max_db
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """gain_db (B,)."""
+        return {"gain_db": uniform(len(batch), self.min_db, self.max_db, generator=generator)}
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The waves, louder or quieter."""
+        return batch.replace(signal=batch.signal * per_example(10 ** (drawn["gain_db"] / 20), batch.signal))
+
+
+@AUGMENTATIONS.register("polarity")
+class Polarity(Augmentation):
+    """The wave upside down: no change of its power, but another one of what it is mixed with later."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p)
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The waves, negated."""
+        return batch.replace(signal=-batch.signal)
+
+
+@AUGMENTATIONS.register("time_shift")
+class TimeShift(Augmentation):
+    """A circular shift: what leaves the clip at one end enters at the other, so no call is lost and none invented.
+
+    max_share  longest shift as a share of the clip, to either side, in [0, 0.5]; 0.5 reaches every position
+    """
+
+    def __init__(self, p: float = 1.0, max_share: float = 0.5) -> None:
+        super().__init__(p)
+        check_range("max_share", 0.0, max_share, least=0.0, most=0.5)
+        self.max_share = max_share
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """shift (B,) as a share of the clip."""
+        return {"shift": uniform(len(batch), -self.max_share, self.max_share, generator=generator)}
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The waves, rolled."""
+        return batch.replace(signal=_rolled(batch.signal, drawn["shift"]))
+
+
+@AUGMENTATIONS.register("noise")
+class Noise(Augmentation):
+    """Steady coloured noise, from the hiss of a microphone (white) to wind and surf (brown).
+
+    min_snr_db, max_snr_db      power of the clip over that of the noise, uniform in decibels
+    min_exponent, max_exponent  the noise's power falls as frequency ** -exponent: 0 white, 1 pink, 2 brown
+    corner_hz                   below it the spectrum is flat: brown noise would else be all rumble that no image shows
+
+    A batch draws at most 8 noises, each a circle as long as the clip; an example gets one of them from a random place.
+    A silent clip stays silent.
+    """
+
+    def __init__(self, p: float = 1.0, min_snr_db: float = 3.0, *, max_snr_db: float = 30.0, min_exponent: float = 0.0,
+                 max_exponent: float = 2.0, corner_hz: float = 100.0, sample_rate_hz: int = 32_000) -> None:
+        super().__init__(p)
+        check_range("snr_db", min_snr_db, max_snr_db)
+        check_range("exponent", min_exponent, max_exponent)
+        check_range("corner_hz", corner_hz, sample_rate_hz / 2, least=0.0)
+        self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
+        self.min_exponent, self.max_exponent = min_exponent, max_exponent
+        self.corner_hz, self.sample_rate_hz = corner_hz, sample_rate_hz
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """Of the batch: seed and exponents of its noises. Of each example: which (B,), shift (B,), snr_db (B,)."""
+        n = len(batch)
+        noises = min(NOISES, n)
+        return {
+            "seed": integer(2**31, generator=generator),
+            "exponents": uniform(noises, self.min_exponent, self.max_exponent, generator=generator).tolist(),
+            "which": torch.randint(noises, (n,), generator=generator),
+            "shift": torch.rand(n, generator=generator),
+            "snr_db": uniform(n, self.min_snr_db, self.max_snr_db, generator=generator),
+        }
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The waves with noise added at the drawn ratios."""
+        signal = batch.signal
+        noises = self.noises(drawn["seed"], drawn["exponents"], n_samples=signal.shape[1]).to(signal)
+        noise = _rolled(noises, drawn["shift"], drawn["which"])
+        gain = snr_gain(signal, noise, drawn["snr_db"])
+        return batch.replace(signal=noise.mul_(gain[:, None]).add_(signal))
+
+    def noises(self, seed: int, exponents: list[float], *, n_samples: int) -> Tensor:
+        """Noises of unit RMS on the CPU, (len(exponents), n_samples), with a seamless end."""
+        white = torch.randn(len(exponents), n_samples, generator=Generator().manual_seed(seed))
+        frequency = torch.fft.rfftfreq(n_samples, 1 / self.sample_rate_hz)
+        colour = (frequency.clamp_min(self.corner_hz) / self.corner_hz) ** (-torch.tensor(exponents)[:, None] / 2)
+        colour[:, 0] = 0  # no constant offset
+        noise = torch.fft.irfft(torch.fft.rfft(white) * colour, n=n_samples)
+        return noise / rms(noise).clamp_min(SILENT)[:, None]
+
+
+def _rolled(waves: Tensor, shift: Tensor, which: Tensor | None = None) -> Tensor:
+    """Wave `which` (every wave in turn, if None) rolled by a share of its length, for each shift: (B, N)."""
+    rows = range(len(shift)) if which is None else which.tolist()
+    samples = (shift.double() * waves.shape[1]).round().long().tolist()
+    # Row by row two blocks are copied: three times as fast as an index of every sample.
+    return torch.stack([waves[row].roll(n) for row, n in zip(rows, samples, strict=True)])

@@ -1,0 +1,261 @@
+"""Pictures for people: what was audited, learnt, labelled and heard, and one page with all of it."""
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from birdkit import audio, checkpoint
+from birdkit.config import FrontEndConfig
+from birdkit.frontend import FrontEnd
+from birdkit.metrics import per_class_roc_auc
+from birdkit.preprocess import Audit
+from birdkit.profiles import recognise
+from birdkit.submission import align, score_interval
+
+WINDOW_COLUMNS = ("file", "start_s", "end_s")
+SURE = 0.5  # probability from which a pseudo-label is counted as a label
+INK, CALL, SOFT = "#1b2a38", "#c8502d", "#7fa8c9"
+STYLE = ("body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;color:#1b2a38}img{max-width:100%}"
+         "td,th{padding:.2em 1em .2em 0;text-align:left}")
+GENERATED_MARK = "GENERATED.txt"
+
+
+def show_audit(audit: Audit) -> Figure:
+    """Recordings per class, most first, and what was excluded and why."""
+    table = pd.read_parquet(audit.recordings)
+    excluded = pd.read_csv(audit.excluded)
+    counts = table["label"].value_counts()
+    always = counts.index.isin(table.loc[table["split"] < 0, "label"])
+    figure = _figure(max(6.0, 0.16 * len(counts) + 3), 3.6)
+    axes = figure.add_subplot()
+    axes.bar(range(len(counts)), counts.to_numpy(), color=np.where(always, SOFT, INK))
+    _class_ticks(axes, counts.index)
+    axes.set_ylabel("recordings")
+    axes.set_title(f"{len(table)} recordings of {len(counts)} classes, {table['duration_s'].sum() / 60:.0f} minutes; "
+                   f"{len(excluded)} files excluded. Light: too rare to validate, always trained on", fontsize=9)
+    return figure
+
+
+def learning_curve(history: pd.DataFrame) -> Figure:
+    """Loss and score over epochs, the score with its bootstrap interval, and the learning rate."""
+    figure = _figure(7.5, 3.0)
+    loss, score = figure.subplots(1, 2)
+    loss.plot(history["epoch"], history["loss"], color=INK, marker="o", markersize=3)
+    loss.set(xlabel="epoch", ylabel="training loss")
+    rate = loss.twinx()
+    rate.plot(history["epoch"], history["lr"], color=SOFT, linestyle=":")
+    rate.set_ylabel("learning rate (dotted)")
+    if history["score"].notna().any():
+        score.fill_between(history["epoch"], history["low"], history["high"], color=SOFT, alpha=0.4, linewidth=0)
+        score.plot(history["epoch"], history["score"], color=CALL, marker="o", markersize=3)
+        score.set(xlabel="epoch", ylabel="validation score")
+        score.set_title(f"last {history['score'].iloc[-1]:.3f}, best {history['score'].max():.3f}; band: 95 % interval",
+                        fontsize=9)
+    else:
+        score.text(0.5, 0.5, "trained on everything:\nnothing validates", ha="center", va="center")
+        score.set_axis_off()
+    return figure
+
+
+def pseudo_labels(table: pd.DataFrame) -> Figure:
+    """How sure the teachers are: the histogram of probabilities, and windows above one half per class."""
+    figure = _figure(8.5, 3.2)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2))
+    names = [name for name in table.columns if name not in WINDOW_COLUMNS]
+    if not len(table):
+        left.text(0.5, 0.5, "no teacher yet:\nan empty table", ha="center", va="center")
+        for axes in (left, right):
+            axes.set_axis_off()
+        return figure
+    values = table[names].to_numpy()
+    left.hist(values.ravel(), bins=50, range=(0, 1), color=INK)
+    left.set_yscale("log")
+    left.set(xlabel="probability", ylabel="windows x classes")
+    counts = pd.Series((values >= SURE).sum(0), index=names).sort_values(ascending=False)
+    right.bar(range(len(counts)), counts.to_numpy(), color=CALL)
+    _class_ticks(right, counts.index)
+    right.set_ylabel(f"windows with p ≥ {SURE:g}")
+    right.set_title(f"{len(table)} windows of {table['file'].nunique()} soundscapes; "
+                    f"{(values.max(1) >= SURE).mean():.0%} hold a label, "
+                    f"{(counts > 0).sum()} of {len(names)} classes heard", fontsize=9)
+    return figure
+
+
+def soundscape(table: pd.DataFrame, *, root: Path | str, file: str | None = None, truth: pd.DataFrame | None = None,
+               n_classes: int = 10) -> Figure:
+    """The spectrogram of a soundscape and, under it, what was heard in each window.
+
+    table  predictions: file, start_s, end_s, one column per class
+    root   folder that the table's files are relative to
+    file   which one; None takes the one with the surest predictions
+    truth  rows of 0 and 1 in the same order for that file, marked by dots, where it is known
+    """
+    names = [name for name in table.columns if name not in WINDOW_COLUMNS]
+    if file is None:
+        file = str(table.assign(_sure=table[names].max(axis=1)).groupby("file")["_sure"].mean().idxmax())
+    rows = table[table["file"] == file]
+    probabilities = rows[names].to_numpy()
+    wanted = probabilities.max(0) if truth is None else probabilities.max(0) + truth[names].to_numpy().max(0)
+    top = np.argsort(-wanted)[:n_classes]
+    figure = _figure(9.0, 4.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    end_s = float(rows["end_s"].max())
+    _draw_spectrogram(upper, Path(root) / file, end_s)
+    upper.set_title(Path(file).name, fontsize=9)
+    image = lower.imshow(probabilities[:, top].T, aspect="auto", vmin=0, vmax=1, cmap="YlOrRd", interpolation="nearest",
+                         extent=(float(rows["start_s"].min()), end_s, len(top) - 0.5, -0.5))
+    lower.set_yticks(range(len(top)), [names[k] for k in top], fontsize=7)
+    lower.set_xlabel("seconds")
+    figure.colorbar(image, ax=[upper, lower], label="probability", fraction=0.03)
+    if truth is not None:
+        windows, places = np.nonzero(truth[names].to_numpy()[:, top])
+        middle = (rows["start_s"].to_numpy() + rows["end_s"].to_numpy()) / 2
+        lower.plot(middle[windows], places, "o", color=INK, markersize=4)
+        lower.set_xlabel("seconds; dots mark what is really there")
+    return figure
+
+
+def per_class(submission: Path | str, truth: Path | str) -> Figure:
+    """ROC-AUC of every class with its number of positive windows, worst first."""
+    target, probabilities, names = align(submission, truth)
+    values = pd.Series(per_class_roc_auc(target, probabilities), index=names).dropna().sort_values()
+    positives = pd.Series(target.sum(0), index=names)[values.index]
+    figure = _figure(max(6.0, 0.16 * len(values) + 3), 3.4)
+    axes = figure.add_subplot()
+    axes.bar(range(len(values)), values.to_numpy(), color=INK)
+    axes.axhline(0.5, color=CALL, linewidth=1)
+    axes.set_ylim(0.3, 1.0)
+    axes.set_ylabel("ROC-AUC (line: chance)")
+    _class_ticks(axes, [f"{name} ({int(positives[name])})" for name in values.index])
+    axes.set_title("in brackets: windows with the class", fontsize=9)
+    return figure
+
+
+def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str | None = None) -> Path:
+    """Write `report.html` into `work_dir`: one self-contained page of a finished pipeline; returns its path.
+
+    Scores stand in it only where the truth is given. A generated competition is named as such.
+    """
+    competition, work = Path(competition_dir), Path(work_dir)
+    submission = work / "submission.csv"
+    parts = ["<h1>What birdkit heard</h1>", _paragraph(_origin(competition))]
+    if truth is not None:
+        parts += ["<h2>Score</h2>", _scores(competition, work, truth), _image(per_class(submission, truth))]
+    table = _windows(submission, competition)
+    shown = _by_name(table, truth)
+    parts += ["<h2>A soundscape</h2>", _image(soundscape(table, root=competition / "test_soundscapes", file=shown,
+                                                        truth=_truth_rows(truth, table, shown)))]
+    for history in sorted(work.glob("round*_split*/history.csv")):
+        best = checkpoint.read_info(history.parent / "best.safetensors")
+        parts += [f"<h2>{html.escape(history.parent.name)}</h2>",
+                  _paragraph(f"{best['config']['model']['backbone']}, best checkpoint of step {best['step']}, "
+                             f"trained on {len(best['seen'])} files"), _image(learning_curve(pd.read_csv(history)))]
+    for labels in sorted(work.glob("pseudo_labels_r*.parquet")):
+        parts += [f"<h2>{html.escape(labels.stem)}</h2>", _image(pseudo_labels(pd.read_parquet(labels)))]
+    parts += ["<h2>Files</h2>", _audit_table(work)]
+    path = work / "report.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8><title>birdkit</title><style>{STYLE}</style>{''.join(parts)}",
+                    encoding="utf-8")
+    return path
+
+
+def _origin(competition: Path) -> str:
+    """One sentence on whether the audio is real."""
+    if (competition / GENERATED_MARK).is_file():
+        return "Generated audio: every sound was synthesised, no animal was recorded. Scores say nothing of real birds."
+    return f"Competition files of {competition.name}."
+
+
+def _scores(competition: Path, work: Path, truth: Path | str) -> str:
+    """A table of every submission's score, and of chance."""
+    year = recognise(competition).year
+    chance = competition / "sample_submission.csv"
+    rows = [(path.name, score_interval(path, truth, year)) for path in sorted(work.glob("submission*.csv"))]
+    rows.append(("chance (the sample submission)", score_interval(chance, truth, year)))
+    cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in rows)
+    return f"<table><tr><th>submission</th><th>score, 95 % interval over soundscapes</th></tr>{cells}</table>"
+
+
+def _windows(submission: Path, competition: Path) -> pd.DataFrame:
+    """A submission as a table of windows, files by name in the test folder."""
+    table = pd.read_csv(submission, dtype={"row_id": str})
+    parts = table["row_id"].str.rsplit("_", n=1, expand=True)
+    names = {path.stem: path.name for path in (competition / "test_soundscapes").glob("*.*")}
+    table.insert(1, "file", parts[0].map(names))
+    table.insert(2, "end_s", parts[1].astype(float))
+    table.insert(2, "start_s", table["end_s"] - recognise(competition).window_s)
+    return table.dropna(subset=["file"]).drop(columns="row_id").sort_values(["file", "end_s"], ignore_index=True)
+
+
+def _by_name(table: pd.DataFrame, truth: Path | str | None) -> str | None:
+    """The soundscape with the most in it where the truth is known."""
+    if truth is None:
+        return None
+    known = pd.read_csv(truth, dtype={"row_id": str})
+    stems = known["row_id"].str.rsplit("_", n=1).str[0]
+    busiest = known.drop(columns="row_id").groupby(stems).sum().gt(0).sum(axis=1).idxmax()
+    files = [file for file in table["file"].unique() if Path(file).stem == busiest]
+    return files[0] if files else None
+
+
+def _truth_rows(truth: Path | str | None, table: pd.DataFrame, file: str | None) -> pd.DataFrame | None:
+    """The truth of one soundscape, its rows in the order of the table."""
+    if truth is None or file is None:
+        return None
+    known = pd.read_csv(truth, dtype={"row_id": str}).set_index("row_id")
+    rows = table[table["file"] == file]
+    return known.loc[[f"{Path(file).stem}_{int(end_s)}" for end_s in rows["end_s"]]]
+
+
+def _audit_table(work: Path) -> str:
+    report = work / "audit.json"
+    if not report.is_file():
+        return _paragraph("no audit in this folder")
+    counts = json.loads(report.read_text(encoding="utf-8"))["counts"]
+    rows = "".join(f"<tr><td>{html.escape(str(name))}</td><td>{count}</td></tr>" for name, count in counts.items())
+    return f"<table>{rows}</table>"
+
+
+def _draw_spectrogram(axes: Axes, path: Path, duration_s: float) -> None:
+    """The house front end's image of a whole file, unfolded."""
+    config = dataclasses.replace(FrontEndConfig(), strips=1, n_mels=128, clip_s=float(round(duration_s)))
+    wave = audio.load(path, config.sample_rate_hz)
+    padded = np.zeros(config.n_samples, np.float32)
+    padded[:min(len(wave), config.n_samples)] = wave[:config.n_samples]
+    with torch.inference_mode():
+        spectrogram = FrontEnd(config)(torch.from_numpy(padded).unsqueeze(0))[0, 0].numpy()
+    axes.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma", extent=(0, duration_s, 0, config.n_mels),
+                vmin=np.quantile(spectrogram, 0.05), vmax=np.quantile(spectrogram, 0.998))
+    axes.set_ylabel(f"mel band ({config.fmin_hz:g} to {config.fmax_hz:g} Hz)", fontsize=8)
+
+
+def _class_ticks(axes: Axes, names: Iterable[str]) -> None:
+    names = list(names)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=max(4, 8 - len(names) // 60))
+    axes.set_xlim(-0.7, len(names) - 0.3)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of its own, outside pyplot's state: nothing to close, and the same in a notebook and in a script."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _image(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -1,0 +1,78 @@
+"""Which recordings an epoch is made of: class-balanced draws, the same for the same (seed, epoch).
+
+No state is kept between epochs, so a run that was stopped goes on with exactly the examples it would have seen.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def class_weights(labels: Sequence[str], *, exponent: float) -> NDArray[np.float64]:
+    """The probability of drawing each recording: (recordings of its class) ** -exponent, scaled to sum to 1.
+
+    labels    (n,) one class per recording
+    exponent  0 draws recordings alike, 1 draws classes alike, 0.5 lies between: a class's share of an epoch is then
+              proportional to the square root of its size
+    Raises ValueError for no labels or a negative exponent.
+
+    >>> class_weights(["owl", "owl", "owl", "frog"], exponent=1.0)
+    array([0.16666667, 0.16666667, 0.16666667, 0.5       ])
+    """
+    if len(labels) == 0:
+        raise ValueError("no labels: there is nothing to draw from")
+    if exponent < 0:
+        raise ValueError(f"exponent = {exponent} must be >= 0: below it the largest classes would be drawn even more")
+    _, classes, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    weights = counts[classes].astype(np.float64) ** -exponent
+    return weights / weights.sum()
+
+
+def draw_epoch(weights: NDArray[np.float64] | Sequence[float], n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The recordings of one epoch, (n,) indices in random order.
+
+    Systematic sampling over a random order: a recording of weight w appears n w / sum(weights) times on average, and
+    never more than one away from that. So no class is short by chance, and with equal weights and n recordings an
+    epoch holds each exactly once. The same arguments give the same indices; torch's random state is not touched.
+
+    weights  (m,) >= 0, of any sum
+    Raises ValueError for weights that are negative, not finite or all zero, or for n < 1.
+
+    >>> sorted(draw_epoch([1, 1, 2], 4, seed=0, epoch=0).tolist())
+    [0, 1, 2, 2]
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+        raise ValueError(f"weights must be one row of finite numbers >= 0 with a positive sum, not {weights}")
+    if n < 1:
+        raise ValueError(f"n = {n}: an epoch needs at least one example")
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(np.flatnonzero(weights))
+    edges = np.cumsum(weights[order])
+    places = (rng.random() + np.arange(n)) / n * edges[-1]
+    drawn = order[np.searchsorted(edges, places, side="right").clip(max=len(order) - 1)]
+    return rng.permutation(drawn).astype(np.int64)
+
+
+def limit_classes(labels: Sequence[str], *, least: int = 0, most: int | None = None, seed: int) -> NDArray[np.int64]:
+    """Indices of the recordings to train on, sorted: none of a class more than `most`, none less than `least`.
+
+    A class above `most` keeps a random choice of that many. One below `least` has its recordings repeated in turn:
+    all once more before any a third time.
+    Raises ValueError where least > most.
+
+    >>> limit_classes(["owl", "owl", "owl", "frog"], least=2, most=2, seed=0).tolist()
+    [0, 2, 3, 3]
+    """
+    if most is not None and not 0 <= least <= most:
+        raise ValueError(f"0 <= least {least} <= most {most} does not hold")
+    rng = np.random.default_rng(seed)
+    names = np.asarray(labels)
+    kept = []
+    for name in np.unique(names):
+        members = rng.permutation(np.flatnonzero(names == name))
+        n = max(least, len(members) if most is None else min(len(members), most))
+        kept.append(np.resize(members, n))
+    return np.sort(np.concatenate(kept)).astype(np.int64) if kept else np.zeros(0, dtype=np.int64)

@@ -1,0 +1,252 @@
+"""Augmentations: the contract that every registered member keeps, repeats, and lists from a config."""
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations
+from birdkit.batch import Batch
+from birdkit.config import Member
+
+N = 8000
+SUMIX = {"name": "sumix", "options": {}}
+FILTERS = ("low_pass", "random_eq", "reverb")
+# Members that cannot be built without options; every other one is tested as it comes.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "repeat": {"counts": [1, 2], "member": SUMIX},
+    "filter_chain": {"members": [{"name": name, "options": {"p": 0.5}} for name in FILTERS]},
+}
+CASES = [(name, stage) for name in AUGMENTATIONS.names()
+         for stage in AUGMENTATIONS.build(name, **OPTIONS.get(name, {})).stages]
+everyone = pytest.mark.parametrize(("name", "stage"), CASES)
+unmixed = pytest.mark.parametrize(("name", "stage"), [
+    (name, stage) for name, stage in CASES if not AUGMENTATIONS.build(name, **OPTIONS.get(name, {})).mixes])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def build(name: str, **options: Any) -> Augmentation:
+    return AUGMENTATIONS.build(name, **{"p": 1.0} | OPTIONS.get(name, {}) | options)
+
+
+def seeded(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def batch_of(stage: str, n: int = 3, seed: int = 0) -> Batch:
+    g = seeded(seed)
+    shape = (n, N) if stage == "wave" else (n, 2, 24, 64)
+
+    def half() -> Batch:
+        return Batch(torch.randn(shape, generator=g) * 0.1, torch.rand(n, 5, generator=g), torch.rand(n, generator=g))
+
+    return half().replace(background=half())
+
+
+def same(first: Batch, second: Batch, tolerance: float = 0.0) -> bool:
+    return all(torch.allclose(getattr(first, key), getattr(second, key), rtol=0, atol=tolerance)
+               for key in ("signal", "target", "weight"))
+
+
+def alone(drawn: Any, n: int) -> Any:
+    """What belongs to the first example: tensors are drawn per example, everything else per batch."""
+    if isinstance(drawn, Tensor):
+        assert len(drawn) == n
+        return drawn[:1]
+    if isinstance(drawn, dict):
+        return {key: alone(value, n) for key, value in drawn.items()}
+    if isinstance(drawn, list):
+        return [alone(value, n) for value in drawn]
+    return drawn
+
+
+# The contract ---------------------------------------------------------------------------------------------------------
+
+
+@everyone
+def test_shapes_types_and_input_are_kept(name: str, stage: str) -> None:
+    """A member that changed its input would change the next member's, and the clean copy a teacher sees."""
+    batch, before = batch_of(stage), batch_of(stage)
+    result = build(name)(batch, seeded(1))
+    assert same(batch, before)
+    assert same(batch.background, before.background)
+    for key in ("signal", "target", "weight"):
+        assert getattr(result, key).shape == getattr(batch, key).shape
+        assert getattr(result, key).dtype == getattr(batch, key).dtype
+    assert result.background is batch.background
+    assert not torch.equal(result.signal, batch.signal)
+
+
+@everyone
+def test_the_same_draw_gives_the_same_result(name: str, stage: str) -> None:
+    """All randomness is in the draw: a run can be repeated, and a sound heard again."""
+    member, batch = build(name), batch_of(stage)
+    drawn = member.draw(batch, seeded(3))
+    torch.manual_seed(1)
+    first = member.apply(batch, **drawn)
+    torch.manual_seed(2)
+    assert same(first, member.apply(batch, **drawn))
+
+
+@everyone
+def test_the_same_seed_gives_the_same_result_and_another_one_another(name: str, stage: str) -> None:
+    """Two runs of one config must see the same data; two epochs must not."""
+    member, batch = build(name), batch_of(stage, n=6)
+    assert same(member(batch, seeded(3)), member(batch, seeded(3)))
+    if member.sample(batch, seeded(0)):
+        assert not same(member(batch, seeded(3)), member(batch, seeded(4)))
+
+
+@everyone
+def test_torchs_own_random_state_is_left_alone(name: str, stage: str) -> None:
+    """Adding an augmentation must not change the dropout or the shuffling of a run."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    build(name)(batch_of(stage), seeded(3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@everyone
+def test_nothing_happens_at_probability_zero_and_in_eval_mode(name: str, stage: str) -> None:
+    """An augmentation that leaks into validation makes every score wrong."""
+    batch = batch_of(stage)
+    assert build(name, p=0.0)(batch, seeded(1)) is batch
+    assert build(name).eval()(batch, seeded(1)) is batch
+
+
+@everyone
+def test_the_probability_is_per_example(name: str, stage: str) -> None:
+    """Examples that are not drawn stay exactly as they were."""
+    member, batch = build(name, p=0.5), batch_of(stage, n=8)
+    drawn = member.draw(batch, seeded(2))
+    applied = drawn["applied"]
+    assert 0 < int(applied.sum()) < 8
+    result = member.apply(batch, **drawn)
+    assert torch.equal(result.signal[~applied], batch.signal[~applied])
+    assert torch.equal(result.target[~applied], batch.target[~applied])
+    assert torch.equal(result.weight[~applied], batch.weight[~applied])
+
+
+@everyone
+def test_targets_and_weights_stay_in_range(name: str, stage: str) -> None:
+    """A target above 1 or a negative weight breaks every loss without a word."""
+    member, batch = build(name), batch_of(stage, n=16)
+    for seed in range(5):
+        result = member(batch, seeded(seed))
+        assert float(result.target.min()) >= 0
+        assert float(result.target.max()) <= 1
+        assert float(result.weight.min()) >= 0
+
+
+@everyone
+@pytest.mark.parametrize("background", [0.0, 0.1])
+def test_silence_stays_finite(name: str, stage: str, background: float) -> None:
+    """Recordings hold digital silence; one NaN ends a training run."""
+    batch = batch_of(stage)
+    silent = batch.replace(signal=torch.zeros_like(batch.signal),
+                           background=batch.background.replace(signal=torch.full_like(batch.signal, background)))
+    result = build(name)(silent, seeded(1))
+    assert bool(result.signal.isfinite().all())
+    assert bool(result.target.isfinite().all())
+
+
+@unmixed
+def test_a_member_that_does_not_mix_treats_each_example_by_itself(name: str, stage: str) -> None:
+    """The neighbours in a batch must not change an example, or batch size becomes a hidden setting."""
+    member, batch = build(name), batch_of(stage)
+    drawn = member.draw(batch, seeded(5))
+    single = Batch(batch.signal[:1], batch.target[:1], batch.weight[:1])
+    expected = member.apply(batch, **drawn)
+    result = member.apply(single, **alone(drawn, 3))
+    assert torch.allclose(result.signal, expected.signal[:1], atol=1e-6)
+    assert same(expected.replace(signal=batch.signal), batch)
+
+
+@everyone
+def test_what_belongs_to_an_example_is_drawn_as_a_tensor(name: str, stage: str) -> None:
+    """Whoever slices a batch can slice its draw: tensors go by example, all else is the batch's."""
+    batch = batch_of(stage, n=7)
+    alone(build(name).draw(batch, seeded(0)), 7)
+
+
+@everyone
+def test_autocast_changes_nothing(name: str, stage: str) -> None:
+    """Half precision belongs in the network: in a wave it is audible noise."""
+    member, batch = build(name), batch_of(stage)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = member(batch, seeded(1))
+    assert same(result, member(batch, seeded(1)), tolerance=1e-6)
+    assert result.signal.dtype == torch.float32
+
+
+@everyone
+def test_a_draw_follows_the_batch_to_its_device(name: str, stage: str) -> None:
+    """Draws are made on the CPU; one that stayed there would stop a run on a GPU, for which "meta" stands in."""
+    member, batch = build(name), batch_of(stage)
+    drawn = member.draw(batch, seeded(1))
+    for applied in (drawn.pop("applied"), torch.tensor([True, False, True])):
+        assert member.apply(batch.to("meta"), applied, **drawn).signal.device.type == "meta"
+
+
+# Repeat and lists -----------------------------------------------------------------------------------------------------
+
+
+def test_sumix_is_repeated_as_often_as_the_counts_say() -> None:
+    """[0, 1, 1, 2] means 25, 50 and 25 % of the batches."""
+    repeat, g = Repeat(1.0, [0, 1, 1, 2], member=SUMIX), seeded(0)
+    batch = batch_of("wave", n=2)
+    counts = Counter(repeat.sample(batch, g)["count"] for _ in range(2000))
+    assert [counts[k] / 2000 for k in range(3)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+
+
+def test_a_count_of_two_is_the_member_twice_and_of_zero_the_batch_itself() -> None:
+    """Two rounds of SUMIX bring up to four birds together; none leaves the recording alone."""
+    batch = batch_of("wave")
+    twice = Repeat(1.0, [2], member=SUMIX)
+    drawn = twice.draw(batch, seeded(0))
+    first, second = drawn["times"]
+    sumix = build("sumix")
+    assert same(twice.apply(batch, **drawn), sumix.apply(sumix.apply(batch, **first), **second))
+    assert same(Repeat(1.0, [0], member=SUMIX)(batch, seeded(0)), batch)
+
+
+def test_options_can_depend_on_the_count() -> None:
+    """The second seed draws from 0.3 when it mixes once and from 0.5 when it mixes twice."""
+    repeat, g = Repeat(1.0, [1, 2], member=SUMIX, by_count={"2": {"min_gain": 0.5}}), seeded(0)
+    least = {1: 1.0, 2: 1.0}
+    for _ in range(50):
+        drawn = repeat.sample(batch_of("wave", n=8), g)
+        least[drawn["count"]] = min(least[drawn["count"]], *(float(time["own"].min()) for time in drawn["times"]))
+    assert 0.3 <= least[1] < 0.4
+    assert 0.5 <= least[2] < 0.6
+    with pytest.raises(ValueError, match="by_count has 3"):
+        Repeat(1.0, [1, 2], member=SUMIX, by_count={"3": {}})
+
+
+def test_a_config_names_its_members_and_a_wrong_one_is_refused() -> None:
+    """A typing error in a recipe must not train for six hours without its augmentation."""
+    built = build_augmentations([Member("repeat", {"counts": [0, 1], "member": SUMIX}), Member("noise")], "wave")
+    assert [type(member).__name__ for member in built] == ["Repeat", "Noise"]
+    with pytest.raises(ValueError, match="time_mask"):
+        build_augmentations([Member("time_mask")], "wave")
+    with pytest.raises(TypeError, match="takes no min_snr"):
+        build_augmentations([Member("noise", {"min_snr": 3})])
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("noise", {"min_snr_db": 9.0, "max_snr_db": 3.0}), ("gain", {"p": 1.5}), ("sumix", {"labels": "sum"}),
+    ("mixup", {"level": "loud"}), ("mixup", {"alpha": 0.0}), ("time_mask", {"max_share": 1.5}),
+    ("coarse_dropout", {"fill": "zero"}), ("soundscape_mix", {"own_gain": 2.0}), ("low_pass", {"order": 0}),
+    ("cutmix", {"labels": "slope"}), ("sumix", {"renormalise": "rms"}), ("repeat", {"counts": [], "member": SUMIX}),
+])
+def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, Any]) -> None:
+    """The error comes when the run is set up, not in its first epoch."""
+    with pytest.raises(ValueError, match=r"is not|must be"):
+        AUGMENTATIONS.build(name, **options)
