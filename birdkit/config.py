@@ -256,7 +256,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training batch: `wave` members in order before the front end, `spectrogram` members after it."""
+    """What happens to a training batch: `wave` members in order before the front end, `spectrogram` members after."""
 
     wave: tuple[Member, ...] = ()
     spectrogram: tuple[Member, ...] = ()

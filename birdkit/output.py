@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -30,6 +29,7 @@ def probabilities(output: SEDOutput, coverage: Tensor | None = None) -> Tensor:
 
     coverage  (W, B * S) share of each segment that lies inside each window, in [0, 1]. Every row must cover something.
 
+    >>> import torch
     >>> one = SEDOutput(torch.zeros(1, 1), torch.tensor([[[2.0], [-2.0]]]), torch.full((1, 2, 1), 0.5))
     >>> probabilities(one)
     tensor([[0.5000]])

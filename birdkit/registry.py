@@ -45,7 +45,7 @@ class Registry(Generic[T]):
         return self._members[name]
 
     def build(self, name: str, **options: Any) -> T:
-        """An instance of the class registered as `name`; an option it does not take raises TypeError with those it does."""
+        """An instance of the class registered as `name`; TypeError lists its options where one is unknown."""
         member = self.get(name)
         known = list(inspect.signature(member).parameters)
         unknown = sorted(set(options) - set(known))

@@ -31,7 +31,7 @@ STYLE = ("body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;color:#1b
 GENERATED_MARK = "GENERATED.txt"
 
 
-def show_audit(audit: Audit) -> Figure:
+def show_audit(audit: Audit) -> Picture:
     """Recordings per class, most first, and what was excluded and why."""
     table = pd.read_parquet(audit.recordings)
     excluded = pd.read_csv(audit.excluded)
@@ -47,7 +47,7 @@ def show_audit(audit: Audit) -> Figure:
     return figure
 
 
-def learning_curve(history: pd.DataFrame) -> Figure:
+def learning_curve(history: pd.DataFrame) -> Picture:
     """Loss and score over epochs, the score with its bootstrap interval, and the learning rate."""
     figure = _figure(7.5, 3.0)
     loss, score = figure.subplots(1, 2)
@@ -68,7 +68,7 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def pseudo_labels(table: pd.DataFrame) -> Figure:
+def pseudo_labels(table: pd.DataFrame) -> Picture:
     """How sure the teachers are: the histogram of probabilities, and windows above one half per class."""
     figure = _figure(8.5, 3.2)
     left, right = figure.subplots(1, 2, width_ratios=(1, 2))
@@ -93,7 +93,7 @@ def pseudo_labels(table: pd.DataFrame) -> Figure:
 
 
 def soundscape(table: pd.DataFrame, *, root: Path | str, file: str | None = None, truth: pd.DataFrame | None = None,
-               n_classes: int = 10) -> Figure:
+               n_classes: int = 10) -> Picture:
     """The spectrogram of a soundscape and, under it, what was heard in each window.
 
     table  predictions: file, start_s, end_s, one column per class
@@ -126,7 +126,7 @@ def soundscape(table: pd.DataFrame, *, root: Path | str, file: str | None = None
     return figure
 
 
-def per_class(submission: Path | str, truth: Path | str) -> Figure:
+def per_class(submission: Path | str, truth: Path | str) -> Picture:
     """ROC-AUC of every class with its number of positive windows, worst first."""
     target, probabilities, names = align(submission, truth)
     values = pd.Series(per_class_roc_auc(target, probabilities), index=names).dropna().sort_values()
@@ -246,16 +246,22 @@ def _class_ticks(axes: Axes, names: Iterable[str]) -> None:
     axes.set_xlim(-0.7, len(names) - 0.3)
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A figure of its own, outside pyplot's state: nothing to close, and the same in a notebook and in a script."""
-    return Figure(figsize=(width, height), layout="constrained")
+class Picture(Figure):
+    """A figure outside pyplot's state: nothing to close, and a notebook shows it as the value of a cell."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> Picture:
+    return Picture(figsize=(width, height), layout="constrained")
 
 
 def _paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def _image(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+def _image(picture: Picture) -> str:
+    return f'<img src="data:image/png;base64,{base64.b64encode(picture._repr_png_()).decode()}">'

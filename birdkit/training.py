@@ -16,7 +16,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from birdkit import checkpoint
 from birdkit.augmentations import build_augmentations
@@ -70,7 +70,8 @@ def build_optimiser(model: nn.Module, config: TrainConfig) -> Optimizer:
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    kinds: dict[str, type[Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "radam": torch.optim.RAdam}
+    kinds: dict[str, type[Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam,
+                                         "radam": torch.optim.RAdam}
     if config.optimiser not in kinds:
         raise KeyError(f"no optimiser named {config.optimiser!r}; there is: {', '.join(kinds)}")
     return kinds[config.optimiser](groups, lr=config.peak_lr)  # type: ignore[call-arg]
@@ -106,7 +107,8 @@ class Trainer:
         self.loss = LOSSES.build(config.loss.name, **config.loss.options)
         self.wave_augmentations = build_augmentations(config.augment.wave)
         self.spectrogram_augmentations = build_augmentations(config.augment.spectrogram)
-        self.ema = ModelEmaV3(self.model, decay=config.train.ema_decay, use_warmup=True) if config.train.ema_decay else None
+        decay = config.train.ema_decay
+        self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         precision = choose_precision(config.train, device)
         self.dtype = {"f32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")  # type: ignore[attr-defined]
@@ -139,7 +141,8 @@ class Trainer:
                 self.ema.update(self.model, self.step)
         else:
             self.skipped += 1
-            log.warning("step %d: the loss is %s, step skipped (%d in a row)", self.step, float(loss.detach()), self.skipped)
+            log.warning("step %d: the loss is %s, step skipped (%d in a row)",
+                        self.step, float(loss.detach()), self.skipped)
             if self.skipped >= MAX_SKIPPED:
                 raise FloatingPointError(f"the loss was not finite for {self.skipped} steps up to step {self.step}")
         self.step += 1

@@ -63,7 +63,8 @@ class Validation:
             own: list[str] = []
             if soundscapes is not None:
                 own = soundscapes.loc[soundscapes["split"] == config.split, "file"].tolist()
-            sources = [(partial(store.whole, file), names) for file, names in zip(held_out["file"], labels, strict=True)]
+            sources = [(partial(store.whole, file), names)
+                       for file, names in zip(held_out["file"], labels, strict=True)]
             composed = compose_from_recordings(
                 sources, [partial(store.whole, file) for file in own], rng=np.random.default_rng(config.split),
                 sample_rate_hz=config.frontend.sample_rate_hz, n_soundscapes=config.validation.n_soundscapes,
@@ -73,7 +74,8 @@ class Validation:
                 truth.append(soundscape.truth(classes, window_s=competition.window_s))
         heard = int((np.concatenate(truth).max(0) > 0).sum())
         log.info("validating on %d %s with %d of %d classes", len(waves), config.validation.kind, heard, len(classes))
-        return cls(tuple(waves), tuple(truth), config.validation.kind == "recordings", competition.window_s, competition.metric)
+        return cls(tuple(waves), tuple(truth), config.validation.kind == "recordings", competition.window_s,
+                   competition.metric)
 
     def predict(self, model: Model, config: RunConfig, classes: Sequence[str]) -> list[np.ndarray]:
         """Probabilities of each wave's rows, as a submission would hold them: (rows, K) each."""

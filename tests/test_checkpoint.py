@@ -93,7 +93,8 @@ def test_a_changed_weight_stops_at_the_load(saved) -> None:
 
 def test_versions_of_both_sides_are_in_the_message(saved) -> None:
     """So one knows which upgrade to undo."""
-    rewrite(saved[0], lambda tensors: tensors["golden.image"].add_(0.1), lambda meta: meta["versions"].update(torch="1.0.0"))
+    rewrite(saved[0], lambda tensors: tensors["golden.image"].add_(0.1),
+            lambda meta: meta["versions"].update(torch="1.0.0"))
     with pytest.raises(CheckpointError, match=rf"torch 1\.0\.0 -> {torch.__version__.split('+')[0]}"):
         checkpoint.load(saved[0])
 

@@ -18,7 +18,7 @@ def test_an_unknown_key_is_named_with_its_place() -> None:
     """A setting that is silently dropped is an experiment that was never run."""
     values = to_dict(RunConfig())
     values["frontend"]["n_mel"] = 128
-    with pytest.raises(ValueError, match="RunConfig.frontend: unknown key 'n_mel'"):
+    with pytest.raises(ValueError, match=r"RunConfig\.frontend: unknown key 'n_mel'"):
         from_dict(RunConfig, values)
 
 

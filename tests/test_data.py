@@ -66,7 +66,8 @@ def test_a_label_outside_the_classes_is_named_with_its_file(table) -> None:
 def test_unrated_recordings_have_a_weight_of_their_own(table) -> None:
     """Rating 0 means unrated; the first seed weighed those 0.1 without knowing."""
     assert make_weights(table, DataConfig()).tolist() == [1, 1, 1]
-    assert make_weights(table, DataConfig(rating_weights=True, unrated_weight=0.7)).tolist() == pytest.approx([0.7, 1, 0.5])
+    config = DataConfig(rating_weights=True, unrated_weight=0.7)
+    assert make_weights(table, config).tolist() == pytest.approx([0.7, 1, 0.5])
 
 
 def test_random_crops_really_move(table, tmp_path, small_run) -> None:
@@ -202,4 +203,4 @@ def test_an_epoch_is_as_long_as_asked_for(small_run) -> None:
 def test_a_table_of_another_kind_is_refused(tmp_path, small_run) -> None:
     """Say what is missing before the first epoch."""
     with pytest.raises(DataError, match="no column duration_s"):
-        make_dataset(pd.DataFrame({"file": [], "label": [], "secondary": [], "rating": [], "split": []}), tmp_path, small_run)
+        make_dataset(pd.DataFrame(columns=["file", "label", "secondary", "rating", "split"]), tmp_path, small_run)

@@ -102,7 +102,7 @@ def test_a_backbone_without_a_feature_map_is_refused(small_frontend: FrontEndCon
 
 def test_an_unknown_model_lists_those_there_are(small_frontend: FrontEndConfig) -> None:
     """The message is the documentation."""
-    with pytest.raises(KeyError, match="there is: .*sed"):
+    with pytest.raises(KeyError, match=r"there is: .*sed"):
         build_model(ModelConfig(name="sed2"), small_frontend, 3)
     assert "sed" in MODELS.names()
 

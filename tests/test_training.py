@@ -1,5 +1,6 @@
 """Training: the schedule that was asked for, runs that go on where they were, and checkpoints one can trust."""
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -26,7 +27,8 @@ def tones(tmp_path) -> pd.DataFrame:
         label = CLASSES[i % 2]
         wave = tone((6000 if label == "high" else 1000) * rng.uniform(0.9, 1.1), 3) + noise(3, amplitude=0.05, seed=i)
         sf.write(tmp_path / f"{i}.wav", wave, RATE, subtype="FLOAT")
-        rows.append({"file": f"{i}.wav", "label": label, "secondary": "", "duration_s": 3.0, "rating": 0.0, "split": (i // 2) % 2})
+        rows.append({"file": f"{i}.wav", "label": label, "secondary": "", "duration_s": 3.0, "rating": 0.0,
+                     "split": (i // 2) % 2})
     return pd.DataFrame(rows)
 
 
@@ -104,7 +106,8 @@ def test_a_folder_of_another_run_is_refused(tones, quick, tmp_path) -> None:
     """Going on with other settings would be neither of the two experiments."""
     fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match="another config or another training table"):
-        fit(replace(quick, train__peak_lr=1e-2), tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
+        other = replace(quick, train__peak_lr=1e-2)
+        fit(other, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
 
 
 def test_split_minus_one_trains_on_everything(tones, quick, tmp_path) -> None:
@@ -132,7 +135,7 @@ def test_the_schedule_is_the_one_in_the_config() -> None:
     rates = [learning_rate(step, 100, 10, config) for step in range(100)]
     assert rates[0] == pytest.approx(1e-4) and rates[9] == rates[10] == pytest.approx(1e-3)
     assert rates[99] == pytest.approx(1e-5) and rates[54] == pytest.approx((1e-3 + 1e-5) / 2, rel=0.02)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_weight_decay_reaches_kernels_and_spares_norms_and_biases(quick) -> None:
@@ -200,7 +203,8 @@ def test_two_runs_of_one_seed_are_equal(tones, quick, tmp_path) -> None:
 
 def test_precision_is_chosen_by_the_device_and_by_the_config(monkeypatch) -> None:
     """A T4 has no bf16 units, a CPU trains in f32 unless asked."""
-    assert choose_precision(TrainConfig(), "cpu") == "f32" and choose_precision(TrainConfig(precision="bf16"), "cpu") == "bf16"
+    assert choose_precision(TrainConfig(), "cpu") == "f32"
+    assert choose_precision(TrainConfig(precision="bf16"), "cpu") == "bf16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert choose_precision(TrainConfig(), "cuda") == "fp16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))

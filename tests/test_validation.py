@@ -21,8 +21,8 @@ def held_out(tmp_path) -> pd.DataFrame:
     """Four recordings of two kinds of tone."""
     rows = []
     for i, label in enumerate(["high", "low", "high", "low"]):
-        sf.write(tmp_path / f"{i}.wav", tone(6000 if label == "high" else 900, 7) * np.hanning(7 * RATE) + noise(7, amplitude=0.01, seed=i),
-                 RATE, subtype="FLOAT")
+        swell = tone(6000 if label == "high" else 900, 7) * np.hanning(7 * RATE)
+        sf.write(tmp_path / f"{i}.wav", swell + noise(7, amplitude=0.01, seed=i), RATE, subtype="FLOAT")
         rows.append({"file": f"{i}.wav", "label": label, "secondary": "", "split": 0})
     return pd.DataFrame(rows)
 

@@ -1,6 +1,8 @@
 """A small residual network for learning from nothing: where there are no pretrained weights and minutes to train."""
 from __future__ import annotations
 
+import itertools
+
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -15,8 +17,9 @@ class Block(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, drop_path: float) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(),
-                                          nn.Conv2d(n_out, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out))
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(),
+            nn.Conv2d(n_out, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out))
         self.shortcut = nn.Identity() if n_in == n_out else nn.Sequential(
             nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
         self.drop_path = DropPath(drop_path)
@@ -49,7 +52,7 @@ class ScratchResNet(nn.Module):
         if stem_stride == 1:
             layers.append(nn.MaxPool2d(2))
         last = len(widths) - 2
-        for index, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             layers.append(Block(n_in, n_out, drop_path_rate * index / max(last, 1)))
             if index < last:
                 layers.append(nn.MaxPool2d(2))

@@ -24,7 +24,7 @@ def build_backbone(config: ModelConfig, in_chans: int) -> nn.Module:
     """
     if config.backbone in BACKBONES.names():
         if config.weights != "none":
-            raise ValueError(f"backbone {config.backbone} is trained from scratch; there are no weights {config.weights!r}")
+            raise ValueError(f"backbone {config.backbone} is trained from scratch, not from {config.weights!r}")
         return BACKBONES.build(config.backbone, in_chans=in_chans, drop_path_rate=config.drop_path)
     options: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, "pretrained": config.weights != "none"}
     if config.drop_path:

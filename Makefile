@@ -1,0 +1,61 @@
+# make demo          the whole way on a generated competition, to a scored submission.csv and a page of pictures
+# make test          ruff, mypy, pytest with the newest versions; PYTEST_ARGS="-k layers" narrows pytest down
+# make test-kaggle   pytest with the versions of Kaggle's image
+# make wheel         the wheel that Kaggle installs, into wheels/
+# make lint, clean
+PYTHON ?= python3
+PYTEST_ARGS ?=
+RECIPE ?= small
+DEMO ?= demo
+
+BIN := .venv/bin
+KAGGLE_BIN := .venv-kaggle/bin
+TRUTH := $(DEMO)/competition_truth/test_truth.csv
+
+.PHONY: demo test test-kaggle lint wheel clean
+.DELETE_ON_ERROR:
+
+# Nothing is installed outside these two folders; the stamps make it happen once per change of the metadata.
+.venv/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	touch $@
+
+.venv-kaggle/.installed: setup.cfg pyproject.toml wheels/constraints-kaggle.txt
+	$(PYTHON) -m venv .venv-kaggle
+	$(KAGGLE_BIN)/python -m pip install --quiet --upgrade uv
+	$(KAGGLE_BIN)/uv pip install --quiet --python $(KAGGLE_BIN)/python --constraint wheels/constraints-kaggle.txt \
+		--editable ".[dev]"
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/birdkit generate $(DEMO)/competition
+	$(BIN)/birdkit pipeline $(DEMO)/competition $(DEMO)/work --recipe $(RECIPE) --rounds 1 --every-round
+	$(BIN)/birdkit report $(DEMO)/competition $(DEMO)/work --truth $(TRUTH)
+	@echo "chance:"
+	@$(BIN)/birdkit score $(DEMO)/competition/sample_submission.csv $(TRUTH) --year 2025
+	@echo "without pseudo-labels (round 0):"
+	@$(BIN)/birdkit score $(DEMO)/work/submission_round0.csv $(TRUTH) --year 2025
+	@echo "with pseudo-labels (round 1), $(DEMO)/work/submission.csv:"
+	@$(BIN)/birdkit score $(DEMO)/work/submission.csv $(TRUTH) --year 2025
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-kaggle: .venv-kaggle/.installed
+	$(KAGGLE_BIN)/python -m pytest $(PYTEST_ARGS)
+
+# A left-over build folder would put deleted modules into the wheel; with the commit's date two builds are equal.
+wheel: .venv/.installed
+	rm -rf build *.egg-info wheels/birdkit-*.whl
+	umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/uv build --quiet --wheel --out-dir wheels .
+	@ls wheels/birdkit-*.whl
+
+clean:
+	rm -rf build dist *.egg-info $(DEMO) .pytest_cache .mypy_cache .ruff_cache
+	find birdkit tests -name __pycache__ -type d -exec rm -rf {} +

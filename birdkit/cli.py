@@ -1,0 +1,114 @@
+"""The `birdkit` command: results on stdout, everything else on stderr.
+
+What takes long to load is imported inside the command that needs it, so that `birdkit --help` answers at once.
+"""
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import birdkit
+from birdkit.pipeline import PipelineError, run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 where it succeeded, 1 with one line on stderr where its input is at fault."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        options.command(options)
+    except (OSError, ValueError, KeyError, PipelineError) as error:
+        if options.debug:
+            raise
+        sys.stderr.write(f"birdkit: {error}\n")
+        return 1
+    return 0
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Write a generated mini-competition and say where it and its truth are."""
+    from birdkit import synthesis
+
+    generated = synthesis.generate(options.folder, seed=options.seed)
+    _say(f"generated competition: {generated.competition_dir}\nits truth: {generated.truth_path}")
+
+
+def pipeline(options: argparse.Namespace) -> None:
+    """Run the notebooks and say where the submission is."""
+    path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
+               splits=options.splits, every_round=options.every_round)
+    _say(f"submission: {path}")
+
+
+def score(options: argparse.Namespace) -> None:
+    """Say the year's metric of a submission with its 95 % interval, bootstrapped over soundscapes."""
+    from birdkit import submission
+    from birdkit.profiles import profile
+
+    interval = submission.score_interval(options.submission, options.truth, options.year)
+    _say(f"{profile(options.year).metric} {interval}")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Say that a submission is as the host wants it, or what is wrong."""
+    from birdkit import submission
+
+    table = submission.validate(options.submission, options.competition_dir)
+    _say(f"{options.submission}: {len(table)} rows, {len(table.columns)} classes, ready to submit")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page of pictures and figures of a finished pipeline and say where."""
+    from birdkit import report as pictures
+
+    _say(f"report: {pictures.page(options.competition_dir, options.work_dir, truth=options.truth)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="birdkit", description=(birdkit.__doc__ or "").partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"birdkit {birdkit.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("generate", help="write a small generated competition to try things on")
+    command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(command=generate)
+
+    command = commands.add_parser("pipeline", help="run notebooks 01 to 04 on a competition's files")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR")
+    command.add_argument("--recipe", default="small", help="a named run config (default: %(default)s)")
+    command.add_argument("--rounds", type=int, help="of pseudo-labelling (default: the recipe's)")
+    command.add_argument("--splits", type=int, nargs="+", metavar="N", help="to train (default: the recipe's)")
+    command.add_argument("--every-round", action="store_true", help="write a submission after every round, to compare")
+    command.set_defaults(command=pipeline)
+
+    command = commands.add_parser("score", help="score a submission against a truth")
+    command.add_argument("submission", type=Path, metavar="SUBMISSION")
+    command.add_argument("truth", type=Path, metavar="TRUTH")
+    command.add_argument("--year", type=int, required=True, help="whose metric")
+    command.set_defaults(command=score)
+
+    command = commands.add_parser("check", help="check a submission before it is submitted")
+    command.add_argument("submission", type=Path, metavar="SUBMISSION")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.set_defaults(command=check)
+
+    command = commands.add_parser("report", help="write a page that shows what a finished pipeline heard")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR")
+    command.add_argument("--truth", type=Path, help="of the test soundscapes, where it is known")
+    command.set_defaults(command=report)
+    return parser
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

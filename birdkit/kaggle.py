@@ -1,0 +1,223 @@
+"""Where things lie and how long there is: Kaggle's mounts, its scored rerun, the work folder, the deadline.
+
+The same calls work elsewhere, where a notebook gets its folders as parameters. Not for talking to Kaggle's servers:
+that is `kaggle_submit.sh`. Mount layouts and environment variables as seen in public notebooks up to 2026.
+"""
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+INPUT_ROOTS = ("/kaggle/input",)
+SIGNATURE = ("sample_submission.csv", "taxonomy.csv")
+SOUNDSCAPE_FOLDERS = ("train_soundscapes", "unlabeled_soundscapes")
+AUDIO_SUFFIXES = (".ogg", ".flac", ".wav", ".mp3", ".opus")
+
+
+class MissingInputError(FileNotFoundError):
+    """An input is not where it is looked for; the message lists every place that was looked at."""
+
+
+def is_kaggle() -> bool:
+    """True inside a Kaggle notebook."""
+    return bool(run_type())
+
+
+def run_type() -> str:
+    """Kaggle's name for the kind of run: "Interactive" (editor), "Batch" (saved version), "" anywhere else."""
+    return os.environ.get("KAGGLE_KERNEL_RUN_TYPE", "")
+
+
+def is_rerun() -> bool:
+    """True in the run that is scored, the only one that sees the hidden test files."""
+    return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN", ""))
+
+
+def working_dir() -> Path:
+    """The folder whose files are kept: /kaggle/working on Kaggle, the current folder elsewhere."""
+    return Path("/kaggle/working") if is_kaggle() else Path.cwd()
+
+
+def find_competition(slug: str, *, given: str | Path = "", roots: Sequence[str | Path] = INPUT_ROOTS,
+                     depth: int = 3) -> Path:
+    """The folder of a competition's files.
+
+    A path that is `given` wins. Otherwise <root>/<slug> (Kaggle until 2025), <root>/competitions/<slug> (2026), and
+    then, at most `depth` levels down, the only folder with both files of `SIGNATURE`. Raises MissingInputError where
+    there is none, and where several folders carry the signature and none has the name.
+    """
+    if given:
+        return _existing(given)
+    named = [Path(root) / middle / slug for root in roots for middle in ("", "competitions") if slug]
+    for folder in named:
+        if folder.is_dir():
+            return folder
+    signed = [folder for root in roots for folder in _folders(Path(root), depth) if _is_competition(folder)]
+    if len(signed) == 1:
+        return signed[0]
+    found = f"; {len(signed)} folders have them: {_listed(signed)}" if signed else ""
+    raise MissingInputError(f"no competition {slug!r}: looked at {_listed(named)}, and {depth} levels down in "
+                        f"{_listed(roots)} for a folder with {' and '.join(SIGNATURE)}{found}. "
+                        "Attach the competition to the notebook, or give the path of its files")
+
+
+def find_dataset(slug: str, owner: str | None = None, *, given: str | Path = "",
+                 roots: Sequence[str | Path] = INPUT_ROOTS) -> Path:
+    """The folder of an attached dataset or of another notebook's output.
+
+    A path that is `given` wins. Otherwise <root>/<slug>, <root>/datasets/<owner>/<slug> and
+    <root>/notebooks/<owner>/<slug>; without `owner`, under any. Raises MissingInputError where there is none, and where
+    several owners have one.
+    """
+    if given:
+        return _existing(given)
+    if not slug or "/" in slug:
+        raise ValueError(f"slug = {slug!r} must be a name without its owner, such as 'birdkit-wheels'")
+    for root in roots:
+        if (Path(root) / slug).is_dir():
+            return Path(root) / slug
+    patterns = [f"{kind}/{owner or '*'}/{slug}" for kind in ("datasets", "notebooks")]
+    found = sorted(folder for root in roots for pattern in patterns for folder in Path(root).glob(pattern))
+    if len(found) > 1:
+        raise MissingInputError(f"{len(found)} inputs are named {slug!r}: {_listed(found)}; give the owner")
+    if not found:
+        looked = [Path(root) / pattern for root in roots for pattern in (slug, *patterns)]
+        raise MissingInputError(f"no dataset or notebook output {slug!r}: looked at {_listed(looked)}")
+    return found[0]
+
+
+def find_test_audio(competition_dir: str | Path, *, rehearsal_files: int = 4) -> tuple[list[Path], bool]:
+    """The test soundscapes, sorted by name, and whether this is only a rehearsal.
+
+    Kaggle fills test_soundscapes/ only in the scored rerun. When a version is saved it is empty: then the first
+    `rehearsal_files` training soundscapes stand in, so that the whole way is run and timed before it counts.
+    An empty folder in the rerun raises MissingInputError: going on would submit invented rows.
+    """
+    folder = Path(competition_dir)
+    files = _audio(folder / "test_soundscapes")
+    if files:
+        return files, False
+    if is_rerun():
+        raise MissingInputError(f"this is the scored rerun, but {folder / 'test_soundscapes'} holds no audio "
+                            f"({', '.join(AUDIO_SUFFIXES)})")
+    stand_ins = [path for name in SOUNDSCAPE_FOLDERS for path in _audio(folder / name)][:rehearsal_files]
+    if not stand_ins:
+        raise MissingInputError(f"no audio in {folder / 'test_soundscapes'}, nor, to rehearse with, in "
+                            f"{_listed(folder / name for name in SOUNDSCAPE_FOLDERS)}")
+    return stand_ins, True
+
+
+class Workspace:
+    """The files that the notebooks hand to each other, by what they are.
+
+    Everything is written to `folder` (empty: `working_dir()`). What an earlier notebook wrote is read from there or,
+    on Kaggle, where every notebook has a folder of its own, from an attached output at most `depth` levels below
+    `roots`. Rounds count from 0, which has no pseudo-labels; the teachers of round r were trained in round r - 1.
+    """
+
+    def __init__(self, folder: str | Path = "", *, roots: Sequence[str | Path] = INPUT_ROOTS, depth: int = 4) -> None:
+        self.folder = Path(folder).absolute() if folder else working_dir()
+        self.roots = roots
+        self.depth = depth
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str) -> Path:
+        """Where a file of that name is written."""
+        return self.folder / name
+
+    def run_dir(self, round: int, split: int) -> Path:
+        """The folder of one training run."""
+        return self.folder / f"round{round}_split{split}"
+
+    def pseudo_labels_path(self, round: int) -> Path:
+        """Where the pseudo-labels that round `round` trains on are written."""
+        return self.folder / f"pseudo_labels_r{round}.parquet"
+
+    def recordings(self) -> Path:
+        """The table of recordings; MissingInputError before notebook 01."""
+        return self._find("recordings.parquet")[0]
+
+    def soundscapes(self) -> Path:
+        """The table of unlabelled soundscapes; MissingInputError before notebook 01."""
+        return self._find("soundscapes.parquet")[0]
+
+    def pseudo_labels(self, round: int) -> Path | None:
+        """The pseudo-labels that round `round` trains on: None in round 0, MissingInputError before notebook 02."""
+        return self._find(self.pseudo_labels_path(round).name)[0] if round > 0 else None
+
+    def checkpoints(self, round: int) -> list[Path]:
+        """The best checkpoint of every run of a round: those of `folder`, or where it has none of all attached outputs.
+
+        MissingInputError if there is none.
+        """
+        return self._find(f"round{round}_split*/best.safetensors")
+
+    def teachers(self, round: int) -> list[Path]:
+        """The checkpoints that label soundscapes for round `round`: none in round 0."""
+        return self.checkpoints(round - 1) if round > 0 else []
+
+    def _find(self, pattern: str) -> list[Path]:
+        found = sorted(self.folder.glob(pattern))
+        if not found:
+            attached = (folder for root in self.roots for folder in _folders(Path(root), self.depth))
+            found = [path for folder in attached for path in sorted(folder.glob(pattern))]
+        if found:
+            return found
+        raise MissingInputError(f"no {pattern}: looked in {self.folder} and {self.depth} levels down in "
+                            f"{_listed(self.roots)}. Run the notebook that writes it first, or attach its output")
+
+
+class Deadline:
+    """Seconds left of a time budget, counted from creation.
+
+    >>> Deadline(60).exceeded()
+    False
+    """
+
+    def __init__(self, budget_s: float) -> None:
+        if not budget_s > 0:
+            raise ValueError(f"budget_s = {budget_s} must be above 0")
+        self.budget_s = budget_s
+        self._start_s = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"{self.remaining() / 60:.1f} of {self.budget_s / 60:.1f} minutes left"
+
+    def remaining(self) -> float:
+        """Seconds until the deadline, negative after it."""
+        return self.budget_s - (time.monotonic() - self._start_s)
+
+    def exceeded(self) -> bool:
+        """True from the deadline on."""
+        return self.remaining() <= 0
+
+
+def _existing(folder: str | Path) -> Path:
+    if not Path(folder).is_dir():
+        raise MissingInputError(f"{folder} is not a folder")
+    return Path(folder).absolute()
+
+
+def _is_competition(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in SIGNATURE)
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    """`root` and the folders below it, level by level; a competition is not entered, it can hold 40,000 files."""
+    level = [root] if root.is_dir() else []
+    for _ in range(depth + 1):
+        yield from level
+        level = [child for folder in level if not _is_competition(folder)
+                 for child in sorted(folder.iterdir()) if child.is_dir()]
+
+
+def _audio(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES)
+
+
+def _listed(paths: Iterable[str | Path]) -> str:
+    return ", ".join(str(path) for path in paths) or "nothing"

@@ -1,0 +1,145 @@
+"""The four notebooks in order, as Kaggle runs them: with papermill, parameters injected, every step kept and resumable.
+
+What a step does is in the notebooks; nothing is computed here.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import birdkit
+from birdkit import recipes
+
+LOG = logging.getLogger(__name__)
+EXECUTED = "executed"
+SUBMISSION = "submission.csv"
+INFER = "04_ensemble_infer"
+
+
+class PipelineError(RuntimeError):
+    """A notebook failed; the message names it and its executed copy, which shows where."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One execution of one notebook."""
+
+    notebook: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """A file name of its own, in order.
+
+        >>> Step("03_train_fold", {"ROUND": 1, "FOLD": 2}).name
+        '03_train_fold_round1_split2'
+        """
+        of_round = f"_round{self.parameters['ROUND']}" if "ROUND" in self.parameters else ""
+        of_split = f"_split{self.parameters['FOLD']}" if "FOLD" in self.parameters else ""
+        return self.notebook + of_round + of_split
+
+
+def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool = False) -> list[Step]:
+    """01 -> 03 -> (02 -> 03) * rounds -> 04; with `every_round`, a submission after each round to compare them.
+
+    splits  the parts of the cross-validation to train, one run of 03 each
+    rounds  of pseudo-labelling; round 0 trains without
+
+    >>> [step.name for step in steps("tiny", [0], rounds=1)]
+    ['01_preprocess', '03_train_fold_round0_split0', '02_pseudolabel_round1', '03_train_fold_round1_split0',
+     '04_ensemble_infer_round1']
+    """
+    if rounds < 0 or not splits:
+        raise ValueError(f"rounds = {rounds} must be 0 or more and splits = {list(splits)} must not be empty")
+    plan = [Step("01_preprocess", {"RECIPE": recipe})]
+    for number in range(rounds + 1):
+        if number:
+            plan.append(Step("02_pseudolabel", {"ROUND": number}))
+        plan += [Step("03_train_fold", {"RECIPE": recipe, "ROUND": number, "FOLD": split}) for split in splits]
+        if number == rounds or every_round:
+            name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
+            plan.append(Step(INFER, {"ROUND": number, "SUBMISSION": name}))
+    return plan
+
+
+def find_notebooks() -> Path:
+    """The notebooks of the checkout, or those installed with the package; FileNotFoundError names both places."""
+    places = [Path(birdkit.__file__).parents[1] / "notebooks", Path(sys.prefix) / "share" / "birdkit" / "notebooks"]
+    for place in places:
+        if (place / "01_preprocess.ipynb").is_file():
+            return place
+    raise FileNotFoundError(f"no notebooks in {places[0]} nor in {places[1]}")
+
+
+def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "small", rounds: int | None = None,
+        splits: Sequence[int] | None = None, every_round: bool = False, notebooks: str | Path | None = None) -> Path:
+    """Run the whole way and return the path of submission.csv.
+
+    A step that is done is skipped, so a run that died goes on where it was: its marker in `work_dir`/executed holds
+    the hash of the notebook, its parameters and the steps it builds on. Within 03, training itself resumes.
+
+    rounds       of pseudo-labelling, default: the recipe's
+    splits       to train, default: the recipe's
+    every_round  write submission_round0.csv and so on, too
+    notebooks    their folder, default `find_notebooks()`
+
+    Raises PipelineError where a notebook fails; the executed copy keeps its output up to there.
+    """
+    folder = Path(notebooks) if notebooks else find_notebooks()
+    work = Path(work_dir).absolute()
+    (work / EXECUTED).mkdir(parents=True, exist_ok=True)
+    chosen = recipes.get(recipe)
+    common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work)}
+    plan = steps(recipe, chosen.splits if splits is None else splits,
+                 rounds=chosen.rounds if rounds is None else rounds, every_round=every_round)
+    before = repr(chosen)  # a recipe that was changed is another one
+    # The notebooks draw bars of their own on stderr: this one stays still while they do.
+    with tqdm(plan, desc="pipeline", unit="step", leave=True) as bar:
+        for step in bar:
+            notebook, parameters = folder / f"{step.notebook}.ipynb", {**common, **step.parameters}
+            fingerprint = _fingerprint(notebook, parameters, before)
+            bar.set_description(step.name)
+            _execute(step.name, notebook, parameters, work=work, fingerprint=fingerprint)
+            if step.notebook != INFER:  # nothing is made from a submission
+                before = fingerprint
+    return work / SUBMISSION
+
+
+def _fingerprint(notebook: Path, parameters: dict[str, Any], before: str) -> str:
+    """A hash that changes with the notebook, its parameters, or any step before it."""
+    content = json.dumps([notebook.read_text(encoding="utf-8"), parameters, before], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _execute(name: str, notebook: Path, parameters: dict[str, Any], *, work: Path, fingerprint: str) -> None:
+    """Run one notebook with papermill unless its marker says that this very step is done."""
+    import papermill  # with its dependencies it takes seconds to load
+
+    marker = work / EXECUTED / f"{name}.json"
+    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
+        LOG.info("%s: done before, skipped", name)
+        return
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    executed = marker.with_suffix(".ipynb")
+    started_s = time.monotonic()
+    try:
+        papermill.execute_notebook(str(notebook), str(executed), parameters=parameters, kernel_name="python3",
+                                   cwd=str(work), progress_bar=False, stdout_file=sys.stderr, stderr_file=sys.stderr,
+                                   extra_arguments=["--IPKernelApp.log_level=50"])  # a kernel's own warnings are noise
+    except papermill.PapermillExecutionError as error:
+        raise PipelineError(f"{name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; "
+                            f"everything up to there is in {executed}") from error
+    part = marker.with_suffix(".part")
+    part.write_text(json.dumps({"fingerprint": fingerprint, "parameters": parameters,
+                                "seconds": round(time.monotonic() - started_s, 1)}, indent=1), encoding="utf-8")
+    os.replace(part, marker)

@@ -1,0 +1,149 @@
+"""One model, ready to predict: the front end it was trained with, its network behind a backend, its classes."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from birdkit import checkpoint
+from birdkit.config import FrontEndConfig, RunConfig
+from birdkit.export import TorchClassifier, export, has_openvino
+from birdkit.frontend import FrontEnd
+from birdkit.models.base import Model
+from birdkit.output import SEDOutput, probabilities
+from birdkit.windows import clip_starts, window_bounds, window_coverage
+
+log = logging.getLogger(__name__)
+
+LEAST_WINDOW_S = 0.1  # a rest of the file up to this is no window of its own, and below half of it no clip
+WINDOW_BLOCK = 256  # windows aggregated at a time
+
+
+@dataclass(frozen=True)
+class View:
+    """What predictors must have in common to share their images: front end, step from clip to clip, device."""
+
+    frontend: FrontEndConfig
+    step_s: float
+    device: str
+
+    def starts(self, n_samples: int) -> np.ndarray:
+        """First sample of each clip of a soundscape of this length."""
+        rate_hz = self.frontend.sample_rate_hz
+        return clip_starts(n_samples, self.frontend.n_samples, round(self.step_s * rate_hz),
+                           least_samples=LEAST_WINDOW_S / 2 * rate_hz)
+
+
+class Predictor:
+    """One model, ready to predict: its front end, its network behind a backend, its classes and its run config.
+
+    frontend    the model's own FrontEnd
+    classify    image (B, C, H, W) -> SEDOutput, float32 on the CPU
+    classes     names of the K classes, in the order of the logits
+    n_segments  S
+    hash        of the checkpoint, "" for a model in memory
+    seen        files whose labels the model was trained on
+
+    Raises ValueError where the front end is not the config's, or clip_step_s would leave audio that no clip hears.
+    """
+
+    def __init__(self, frontend: FrontEnd, classify: Callable[[Tensor], SEDOutput], *, config: RunConfig,
+                 classes: Sequence[str], n_segments: int, hash: str = "", seen: frozenset[str] = frozenset()) -> None:
+        if frontend.config != config.frontend:
+            raise ValueError(f"the front end {frontend.config} is not the run config's {config.frontend}")
+        self.frontend = frontend
+        self.classify = classify
+        self.config = config
+        self.classes = tuple(classes)
+        self.n_segments = n_segments
+        self.hash = hash
+        self.seen = seen
+        self.device = frontend.window.device
+        clip_s, step_s = config.frontend.clip_s, config.inference.clip_step_s
+        if step_s is not None and not 0 < step_s <= clip_s:
+            raise ValueError(f"clip_step_s = {step_s} must be above 0 and at most clip_s = {clip_s}")
+        self.view = View(config.frontend, clip_s if step_s is None else step_s, str(self.device))
+
+    @classmethod
+    def of_model(cls, model: Model, config: RunConfig, classes: Sequence[str]) -> Predictor:
+        """A model in memory, on the device it is on, in float32: what training validates with."""
+        return cls(model.frontend, TorchClassifier(model), config=config, classes=classes, n_segments=model.n_segments)
+
+    def images(self, clips: np.ndarray) -> Tensor:
+        """(B, N) -> (B, C, H, W), on the predictor's device; clip by clip on a CPU, whose caches hold one clip."""
+        rows = 1 if self.device.type == "cpu" else self.config.inference.batch_size
+        with torch.inference_mode():
+            return torch.cat([self.frontend(part.to(self.device)) for part in torch.from_numpy(clips).split(rows)])
+
+    def __call__(self, images: Tensor) -> SEDOutput:
+        """(B, C, H, W) -> SEDOutput of B clips, in batches of the config's size."""
+        return join_outputs([self.classify(part) for part in images.split(self.config.inference.batch_size)])
+
+    def window_probabilities(self, output: SEDOutput, starts: np.ndarray, n_samples: int, n_windows: int,
+                             window_s: float) -> np.ndarray:
+        """The SEDOutput of a soundscape's clips -> probabilities of its windows, (W, K) float32."""
+        frontend = self.config.frontend
+        bounds = window_bounds(n_samples, window_s * frontend.sample_rate_hz, n_windows)
+        blocks = []
+        for block in np.array_split(bounds, range(WINDOW_BLOCK, n_windows, WINDOW_BLOCK)):
+            heard = (starts < block[-1, 1]) & (starts + frontend.n_samples > block[0, 0])
+            coverage = window_coverage(block, starts[heard], frontend.n_samples, self.n_segments,
+                                       axis=self.config.model.head_axis)
+            mask = torch.from_numpy(heard)
+            part = SEDOutput(output.clip_logits[mask], output.segment_logits[mask], output.attention[mask])
+            blocks.append(probabilities(part, torch.from_numpy(coverage)))
+        return torch.cat(blocks).numpy()
+
+
+def load_predictor(path: Path | str, *, backend: str | None = None, precision: str | None = None,
+                   threads: int = 0, device: str = "cpu") -> Predictor:
+    """The predictor of a checkpoint, proven by its golden sample and, when exported, by parity with torch.
+
+    There is no front-end parameter: the front end is the checkpoint's.
+
+    backend    "openvino", "torch", or "auto" for OpenVINO where it is installed; None takes the run config's
+    precision  "f32" or "bf16"; None takes the run config's
+    threads    CPU threads of an OpenVINO network, 0 for all
+    device     "cpu", or a GPU, on which the backend is torch
+
+    Raises FileNotFoundError or CheckpointError (see birdkit.checkpoint.load), ExportError where the exported network
+    differs from the model, ImportError where "openvino" is asked for and not installed.
+    """
+    loaded = checkpoint.load(path, device=device)
+    backend = backend or loaded.config.inference.backend
+    if backend == "auto" and device != "cpu":
+        backend = "torch"
+    precision = precision or loaded.config.inference.precision
+    if backend == "auto" and not has_openvino():
+        log.warning("openvino is not installed: %s runs on torch, several times slower", path)
+        backend = "torch"
+    classify: Callable[[Tensor], SEDOutput]
+    if backend in ("auto", "openvino"):
+        wave = checkpoint.golden_wave(loaded.config.frontend.n_samples)
+        waves = torch.cat([wave, wave.flip(1), wave.roll(997, 1).square()])
+        classify = export(loaded.model, waves, precision=precision, threads=threads)
+    elif backend == "torch":
+        classify = TorchClassifier(loaded.model, precision=precision)
+    else:
+        raise ValueError(f"backend = {backend!r}; it must be one of auto, openvino, torch")
+    return Predictor(loaded.model.frontend, classify, config=loaded.config, classes=loaded.classes,
+                     n_segments=loaded.model.n_segments, hash=loaded.hash, seen=loaded.seen)
+
+
+def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, precision: str | None = None,
+                    threads: int = 0, device: str = "cpu") -> list[Predictor]:
+    """The predictors of several checkpoints, in their order. See `load_predictor`."""
+    return [load_predictor(path, backend=backend, precision=precision, threads=threads, device=device)
+            for path in paths]
+
+
+def join_outputs(parts: Sequence[SEDOutput]) -> SEDOutput:
+    """The outputs of consecutive batches as one."""
+    return SEDOutput(torch.cat([part.clip_logits for part in parts]),
+                     torch.cat([part.segment_logits for part in parts]),
+                     torch.cat([part.attention for part in parts]))

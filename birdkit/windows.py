@@ -1,0 +1,72 @@
+"""Which clips are cut from a soundscape, and what share of their segments lies in each window. No torch, no audio.
+
+Everything is counted in samples, so that a grid of clips and a grid of windows that should coincide do so exactly.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+
+def n_windows(n_samples: int, window_samples: float, *, least_samples: float = 0) -> int:
+    """How many windows a soundscape has: all that begin inside it, at least one; the last may be partial.
+
+    least_samples  a rest up to this gets no window: a decoder may give a few samples more than a minute holds
+
+    >>> n_windows(600, 50), n_windows(601, 50), n_windows(601, 50, least_samples=2), n_windows(7, 50)
+    (12, 13, 12, 1)
+    """
+    if n_samples < 1 or window_samples <= 0:
+        raise ValueError(f"{n_samples} samples cannot be divided into windows of {window_samples} samples")
+    return max(1, int(np.ceil((n_samples - least_samples) / window_samples)))
+
+
+def window_bounds(n_samples: int, window_samples: float, n: int) -> np.ndarray:
+    """First and last sample of `n` consecutive windows, (n, 2) float64; the last ends where the soundscape ends.
+
+    >>> window_bounds(70, 50, 2)
+    array([[ 0., 50.],
+           [50., 70.]])
+    """
+    edges = np.arange(n + 1) * float(window_samples)
+    return np.stack([edges[:-1], np.minimum(edges[1:], n_samples)], axis=1)
+
+
+def clip_starts(n_samples: int, clip_samples: int, step_samples: int, *, least_samples: float = 0) -> np.ndarray:
+    """First sample of each clip of a soundscape, ascending: every `step_samples`, and a last clip that ends with it.
+
+    The last clip is shifted back instead of padded: it then holds real context, and no audio is invented. A soundscape
+    shorter than a clip has one clip that starts at 0 (and is filled by repetition, which no window counts).
+
+    step_samples   1 .. clip_samples; a longer step would leave audio that no clip hears
+    least_samples  a rest shorter than this gets no clip of its own
+
+    >>> clip_starts(600, 120, 120), clip_starts(610, 120, 120), clip_starts(130, 120, 60), clip_starts(7, 120, 120)
+    (array([  0, 120, 240, 360, 480]), array([  0, 120, 240, 360, 480, 490]), array([ 0, 10]), array([0]))
+    """
+    if not 1 <= step_samples <= clip_samples:
+        raise ValueError(f"the step from clip to clip, {step_samples} samples, must be between 1 and the clip's "
+                         f"{clip_samples}, or some audio would be heard by no clip")
+    last = max(0, n_samples - clip_samples)
+    starts = np.arange(0, last + 1, step_samples)
+    rest = last - starts[-1]
+    return np.append(starts, last) if rest > 0 and rest >= least_samples else starts
+
+
+def window_coverage(bounds: np.ndarray, starts: np.ndarray, clip_samples: int, n_segments: int, *,
+                    axis: str = "time") -> np.ndarray:
+    """Share of each segment that lies inside each window, (W, clips * S) float32 in [0, 1].
+
+    bounds  (W, 2) first and last sample of each window; audio outside all of them counts nowhere
+    starts  first sample of each clip
+    axis    "time": the S segments of a clip follow each other; "frequency": each of them lasts the whole clip
+
+    >>> window_coverage(np.array([[0, 5], [5, 10]]), np.array([0]), 8, 2)
+    array([[1.  , 0.25],
+           [0.  , 0.75]], dtype=float32)
+    """
+    parts = n_segments if axis == "time" else 1
+    edges = starts[:, None] + clip_samples * np.arange(parts + 1) / parts  # (clips, parts + 1)
+    first, last = edges[:, :-1].reshape(-1), edges[:, 1:].reshape(-1)
+    overlap = np.minimum(bounds[:, 1:], last) - np.maximum(bounds[:, :1], first)  # (W, clips * parts)
+    share = np.round(np.clip(overlap / (clip_samples / parts), 0, 1), 9)  # a whole segment is 1 and not 1 - 1e-16
+    return np.repeat(share, n_segments // parts, axis=1).astype(np.float32)

@@ -1,0 +1,102 @@
+"""What the `birdkit` command says, and where."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import birdkit
+from birdkit import cli
+from birdkit.pipeline import PipelineError
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A competition of 2025's layout with a submission and its truth."""
+    (tmp_path / "test_soundscapes").mkdir()
+    for stem in ("a", "b", "c"):
+        (tmp_path / "test_soundscapes" / f"{stem}.ogg").touch()
+    (tmp_path / "train.csv").touch()
+    (tmp_path / "taxonomy.csv").write_text("primary_label,class_name\nowl,Aves\nfrog,Amphibia\n")
+    rows = pd.Index([f"{stem}_{end_s}" for stem in "abc" for end_s in range(5, 65, 5)], name="row_id")
+    random = np.random.default_rng(0)
+    truth = pd.DataFrame((random.random((36, 2)) < 0.3).astype(int), index=rows, columns=["owl", "frog"])
+    truth.to_csv(tmp_path / "truth.csv")
+    (0.3 * truth + 0.7 * random.random((36, 2))).to_csv(tmp_path / "submission.csv")
+    (truth * 0 + 0.5).to_csv(tmp_path / "sample_submission.csv")
+    return tmp_path
+
+
+def test_help_answers_without_loading_torch() -> None:
+    """Two seconds before every message is what people notice of a command."""
+    code = ("import sys; from birdkit import cli\ntry:\n    cli.main(['--help'])\n"
+            "except SystemExit:\n    sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'papermill')))")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for command in ("generate", "pipeline", "score", "check", "report"):
+        assert command in result.stdout
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first question of every bug report."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"birdkit {birdkit.__version__}\n"
+
+
+def test_score_says_metric_value_and_interval_on_stdout(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line can be piped; a figure without its interval invites wrong conclusions."""
+    assert cli.main(["score", str(files / "submission.csv"), str(files / "truth.csv"), "--year", "2025"]) == 0
+    name, value, low, high = capsys.readouterr().out.split()
+    assert name == "macro_roc_auc" and float(low.strip("[,")) <= float(value) <= float(high.strip("]"))
+
+
+def test_check_accepts_a_good_file_and_refuses_a_bad_one(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit status is what a script goes by, the message what a person does."""
+    arguments = ["check", str(files / "submission.csv"), str(files)]
+    assert cli.main(arguments) == 0 and "36 rows, 2 classes" in capsys.readouterr().out
+    (files / "submission.csv").write_bytes((files / "sample_submission.csv").read_bytes())
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "all 36 rows are equal" in said.err and "Traceback" not in said.err
+
+
+def test_a_wrong_year_or_path_is_one_line_on_stderr(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A traceback hides the one thing that is wrong; --debug shows it to who wants it."""
+    submission, truth = str(files / "submission.csv"), str(files / "truth.csv")
+    assert cli.main(["score", submission, truth, "--year", "1999"]) == 1
+    assert "no profile for 1999" in capsys.readouterr().err
+    assert cli.main(["score", submission, str(files / "nothing.csv"), "--year", "2025"]) == 1
+    assert "nothing.csv" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):
+        cli.main(["--debug", "score", submission, str(files / "nothing.csv"), "--year", "2025"])
+
+
+def test_pipeline_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the command promises is what the notebooks get."""
+    seen = {}
+
+    def record(*folders: Path, **options: object) -> Path:
+        seen.update(options, folders=folders)
+        return Path("work/submission.csv")
+
+    monkeypatch.setattr(cli, "run", record)
+    assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3"]) == 0
+    assert seen == {"folders": (Path("in"), Path("work")), "recipe": "tiny", "rounds": 2, "splits": [0, 3],
+                    "every_round": False}
+    assert capsys.readouterr().out == "submission: work/submission.csv\n"
+
+
+def test_a_failed_notebook_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line names the executed copy, where the whole story is."""
+
+    def fail(*_: object, **__: object) -> Path:
+        raise PipelineError("03_train_fold_round0_split0 failed in cell 7")
+
+    monkeypatch.setattr(cli, "run", fail)
+    assert cli.main(["pipeline", "in", "work"]) == 1
+    assert capsys.readouterr().err == "birdkit: 03_train_fold_round0_split0 failed in cell 7\n"

@@ -1,0 +1,297 @@
+"""Soundscapes to window probabilities, on tones whose place in time is known."""
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+from conftest import RATE, noise, tone
+
+from birdkit import checkpoint, postprocess, predictor, soundscapes
+from birdkit.config import Member, RunConfig, replace
+from birdkit.inference import (
+    Ensemble,
+    Pace,
+    PredictionError,
+    Predictor,
+    load_predictor,
+    load_predictors,
+    predict,
+    predict_wave,
+    predict_waves,
+)
+from birdkit.models import build_model
+from birdkit.output import SEDOutput, probabilities
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def make(run: RunConfig, classes: Sequence[str] = CLASSES, seed: int = 0) -> Predictor:
+    """A predictor in memory, its batch norms calibrated, its logits spread."""
+    torch.manual_seed(seed)
+    model = build_model(run.model, run.frontend, len(classes)).train()
+    with torch.no_grad():
+        model.head.attention.weight.normal_(0, 0.3)  # type: ignore[union-attr, operator]
+        model.head.classifier.weight.mul_(10)  # type: ignore[union-attr, operator]
+        model.head.classifier.bias.zero_()  # type: ignore[union-attr, operator]
+        for _ in range(3):
+            model(torch.randn(4, run.frontend.n_samples) * 0.1)
+    return Predictor.of_model(model.eval(), run, classes)
+
+
+def values(table: pd.DataFrame, classes: Sequence[str] = CLASSES) -> np.ndarray:
+    return table[list(classes)].to_numpy()
+
+
+def write(path: Path, wave: np.ndarray) -> Path:
+    """A file that holds exactly the samples of the wave."""
+    sf.write(path, wave, RATE, subtype="FLOAT", format="WAV")
+    return path
+
+
+class FixedClock:
+    """A clock that always shows the same time left."""
+
+    def __init__(self, remaining_s: float) -> None:
+        self.remaining_s = remaining_s
+
+    def remaining(self) -> float:
+        return self.remaining_s
+
+
+def test_a_sound_changes_the_windows_it_is_in_and_no_other(small_run: RunConfig) -> None:
+    """The second seed's labeller repeated window 0 for a whole minute, and a round of pseudo-labels was ruined."""
+    quiet = noise(60)
+    loud = quiet.copy()
+    loud[20 * RATE:25 * RATE] += tone(3000, 5)
+    one = make(small_run)
+    before, after = (predict_wave(wave, [one], window_s=5.0) for wave in (quiet, loud))
+    change = np.abs(after - before).max(1)
+    assert len(change) == 12
+    assert change[4] > 0.01
+    assert change[:3].max() < 1e-5 and change[6:].max() < 1e-5
+    assert np.ptp(after, axis=0).max() > 0.01  # not one row repeated
+
+
+def test_a_window_that_is_a_clip_has_exactly_the_clips_probability(small_run: RunConfig) -> None:
+    """There is one aggregation: where the grids coincide, a window must not differ from its clip by a bit."""
+    run = replace(small_run, frontend__clip_s=5.0)
+    one, wave = make(run), noise(30, seed=3)
+    clips = probabilities(one(one.images(wave.reshape(6, -1)))).numpy()
+    assert np.allclose(predict_wave(wave, [one], window_s=5.0), clips, rtol=0, atol=2e-7)
+
+
+def test_validation_is_submission(small_run: RunConfig, tmp_path: Path) -> None:
+    """Validation predicts waves in memory, a submission predicts files: the numbers are the same."""
+    waves = {f"{seconds}.wav": noise(seconds, seed=seconds) + tone(500 * seconds, seconds) for seconds in (3, 7, 61)}
+    files = [write(tmp_path / name, wave).name for name, wave in waves.items()]
+    one = make(small_run)
+    from_files = predict(files, [one], window_s=5.0, root=tmp_path, progress=False)
+    from_memory = predict_waves(waves.items(), [one], window_s=5.0)
+    assert from_files.table["file"].tolist() == from_memory.table["file"].tolist()
+    assert np.allclose(values(from_files.table), values(from_memory.table), rtol=0, atol=1e-6)
+    assert not len(from_files.faults)
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.3, 1), (7.0, 2), (61.3, 13), (240.0, 48)])
+def test_any_length_has_its_windows_and_the_last_one_hears_the_end(small_run: RunConfig, seconds: float,
+                                                                   count: int) -> None:
+    """The second seed knew minutes only: its last window swallowed the rest of any other file."""
+    wave = noise(seconds)
+    ringing = wave.copy()
+    ringing[-RATE // 4:] += tone(4000, seconds)[-RATE // 4:]
+    one = make(small_run)
+    table = predict_waves([("a", wave), ("b", ringing)], [one], window_s=5.0).table
+    assert table["file"].tolist() == ["a"] * count + ["b"] * count
+    assert table["end_s"].tolist() == [5.0 * (w + 1) for w in range(count)] * 2
+    plain, rung = values(table)[:count], values(table)[count:]
+    assert np.isfinite(rung).all()
+    assert np.abs(plain - rung)[-1].max() > 1e-3
+    if count > 2:
+        assert np.abs(plain - rung)[:-2].max() < 1e-5
+
+
+def test_members_are_matched_by_class_name(small_run: RunConfig) -> None:
+    """Two ways to order the same classes must not average a frog with a bird."""
+    one = make(small_run)
+    order = [2, 0, 3, 1]
+
+    def shuffled(images: torch.Tensor) -> SEDOutput:
+        output = one.classify(images)
+        return SEDOutput(output.clip_logits[:, order], output.segment_logits[..., order], output.attention[..., order])
+
+    two = Predictor(one.frontend, shuffled, config=small_run, classes=[CLASSES[k] for k in order],
+                    n_segments=one.n_segments)
+    wave = noise(10) + tone(2000, 10)
+    assert np.allclose(predict_wave(wave, [one, two], window_s=5.0), predict_wave(wave, [one], window_s=5.0), atol=1e-6)
+
+
+def test_a_class_that_one_member_knows_is_that_members(small_run: RunConfig) -> None:
+    """A missing class counts as unknown and not as absent, which would halve its probability."""
+    one, two = make(small_run), make(small_run, ("cat", "eel"), seed=1)
+    table = predict_waves([("a", noise(10))], [one, two], window_s=5.0, weights=[1, 3]).table
+    first, second = (predict_waves([("a", noise(10))], [p], window_s=5.0).table for p in (one, two))
+    assert list(table.columns[3:]) == [*CLASSES, "eel"]
+    assert np.allclose(table["eel"], second["eel"])
+    assert np.allclose(table["ant"], first["ant"])
+    assert np.allclose(table["cat"], (first["cat"] + 3 * second["cat"]) / 4)
+    asked = predict_waves([("a", noise(10))], [one, two], window_s=5.0, classes=["eel", "ant"]).table
+    assert list(asked.columns[3:]) == ["eel", "ant"]
+    with pytest.raises(ValueError, match="1 classes are known to no predictor with a weight: yak"):
+        predict_waves([], [one], window_s=5.0, classes=["ant", "yak"])
+
+
+def test_a_file_that_cannot_be_read_costs_nothing_else(small_run: RunConfig, tmp_path: Path) -> None:
+    """One broken file among seven hundred must not cost the submission."""
+    good = [write(tmp_path / f"{name}.wav", noise(8, seed=k)).name for k, name in enumerate("ab")]
+    (tmp_path / "broken.ogg").write_text("not audio")
+    silence = write(tmp_path / "silence.wav", np.zeros(8 * RATE, np.float32)).name
+    one = make(small_run)
+    mixed = predict([good[0], "broken.ogg", "absent.ogg", good[1], silence], [one], window_s=5.0, root=tmp_path,
+                    progress=False)
+    alone = predict(good, [one], window_s=5.0, root=tmp_path, progress=False)
+    assert mixed.faults["file"].tolist() == ["broken.ogg", "absent.ogg"]
+    assert mixed.faults["reason"].str.len().min() > 5
+    assert np.array_equal(values(mixed.table)[:4], values(alone.table))
+    assert mixed.table["file"].tolist() == [good[0]] * 2 + [good[1]] * 2 + [silence] * 2
+    assert np.isfinite(values(mixed.table)).all()
+
+
+def test_overlapping_clips_agree_with_contiguous_ones_on_a_steady_sound(small_run: RunConfig) -> None:
+    """A tone that never changes is the same wherever clips begin."""
+    wave = tone(2000, 30)
+    contiguous = predict_wave(wave, [make(small_run)], window_s=5.0)
+    overlapping = predict_wave(wave, [make(replace(small_run, inference__clip_step_s=1.0))], window_s=5.0)
+    assert np.allclose(contiguous, overlapping, atol=0.01)
+    with pytest.raises(ValueError, match="clip_step_s = 9"):
+        make(replace(small_run, inference__clip_step_s=9.0))
+
+
+def test_predicting_twice_gives_the_same_numbers(small_run: RunConfig, tmp_path: Path) -> None:
+    """Threads that read ahead must not leave their order in the result."""
+    files = [write(tmp_path / f"{k}.wav", noise(9, seed=k)).as_posix() for k in range(6)]
+    one = make(small_run)
+    first, second = (predict(files, [one], window_s=5.0, progress=False, workers=n).table for n in (1, 3))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_long_soundscape_in_pieces_is_the_same(small_run: RunConfig, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day of audio does not fit into memory; where it is cut for that must not show."""
+    path = write(tmp_path / "long.wav", noise(61.3) + np.concatenate([tone(900, 30.3), tone(5000, 31)]))
+    ensemble = [make(small_run), make(replace(small_run, inference__clip_step_s=3.0))]
+    whole = predict([path], ensemble, window_s=5.0, progress=False).table
+    monkeypatch.setattr(soundscapes, "PIECE_S", 15.0)
+    assert len(soundscapes.SoundscapeFile(path).pieces()) == 4
+    assert np.allclose(values(predict([path], ensemble, window_s=5.0, progress=False).table), values(whole), atol=1e-6)
+
+
+def test_a_front_end_is_computed_once_however_many_models_share_it(small_run: RunConfig) -> None:
+    """A public solution spent most of its 80 minutes on mel spectrograms."""
+    calls = []
+    ensemble = [make(small_run, seed=seed) for seed in range(3)]
+    for one in ensemble:
+        one.frontend.register_forward_hook(lambda module, args, image: calls.append(len(image)))
+    predict_wave(noise(8), ensemble, window_s=5.0)
+    assert sum(calls) == 2
+
+
+def test_what_is_not_finite_never_leaves(small_run: RunConfig) -> None:
+    """A NaN in a submission is a scoring error without a message."""
+    one = make(small_run)
+
+    def broken(images: torch.Tensor) -> SEDOutput:
+        output = one.classify(images)
+        return SEDOutput(output.clip_logits, output.segment_logits * float("nan"), output.attention)
+
+    two = Predictor(one.frontend, broken, config=small_run, classes=CLASSES, n_segments=one.n_segments, hash="abc123")
+    with pytest.raises(PredictionError, match=r"minute\.ogg: .* not finite, from predictors abc123"):
+        predict_waves([("minute.ogg", noise(8))], [one, two], window_s=5.0)
+
+
+def test_post_processing_is_the_first_predictors_per_soundscape(small_run: RunConfig) -> None:
+    """Validation, pseudo-labels and submission smooth alike, and never from one file into the next."""
+    smooth = Member("smooth", {"kernel": [1.0, 2.0, 1.0]})
+    waves = [("a", noise(20)), ("b", tone(2000, 20))]
+    raw = predict_waves(waves, [make(small_run)], window_s=5.0).table
+    smoothed = predict_waves(waves, [make(replace(small_run, inference__postprocess=(smooth,)))], window_s=5.0).table
+    for name in ("a", "b"):
+        expected = postprocess.apply(values(raw[raw["file"] == name]), [smooth])
+        assert np.allclose(values(smoothed[smoothed["file"] == name]), expected, atol=1e-6)
+
+
+def test_files_after_the_deadline_are_named_as_such(small_run: RunConfig, tmp_path: Path) -> None:
+    """A run that is killed submits nothing; one that stops in time submits what it has."""
+    files = [write(tmp_path / f"{k}.wav", noise(4)).as_posix() for k in range(3)]
+    late = predict(files, [make(small_run)], window_s=5.0, progress=False, deadline=FixedClock(-1.0))
+    assert late.faults["file"].tolist() == files and set(late.faults["reason"]) == {"no time was left"}
+    assert not len(late.table) and list(late.table.columns) == ["file", "start_s", "end_s", *CLASSES]
+
+
+def test_predictors_are_left_out_from_the_end_when_time_grows_short() -> None:
+    """Half an ensemble on every file is worth more than all of it on half of them."""
+    pace = Pace(n_soundscapes=11, n_predictors=4, least=2, deadline=FixedClock(31.0))
+    assert pace.affordable() == 4  # nothing is known yet
+    pace.network_s[:] = 1.0
+    pace.begin_s -= 4.0
+    pace.soundscape_done()
+    assert pace.affordable() == 3  # 10 soundscapes at 1 s per predictor, 3.1 s each
+    pace.deadline = FixedClock(1.0)
+    assert pace.affordable() == 2  # not fewer: a class would be left without a predictor
+
+
+def test_an_ensemble_knows_how_many_members_cover_all_classes(small_run: RunConfig) -> None:
+    """Leaving out the only predictor of a class would leave a column of nothing."""
+    one, two = make(small_run), make(small_run, ("cat", "eel"), seed=1)
+    assert Ensemble([one, two], window_s=5.0).least == 2
+    assert Ensemble([one, one], window_s=5.0).least == 1
+
+
+def test_arguments_that_cannot_be_meant_are_refused(small_run: RunConfig) -> None:
+    """Each of these would otherwise be a wrong number somewhere in a table."""
+    one = make(small_run)
+    with pytest.raises(ValueError, match="no predictors"):
+        predict_wave(noise(5), [], window_s=5.0)
+    with pytest.raises(ValueError, match="weights"):
+        predict_wave(noise(5), [one], window_s=5.0, weights=[1.0, 1.0])
+    with pytest.raises(ValueError, match="named twice"):
+        predict(["a.ogg", "a.ogg"], [one], window_s=5.0)
+    with pytest.raises(ValueError, match=r"\(2, 16000\)"):
+        predict_wave(np.zeros((2, 16000), np.float32), [one], window_s=5.0)
+    with pytest.raises(ValueError, match="front end"):
+        Predictor(one.frontend, one.classify, config=replace(small_run, frontend__fmin_hz=99.0), classes=CLASSES,
+                  n_segments=one.n_segments)
+
+
+def test_a_model_in_training_mode_does_not_validate(small_run: RunConfig) -> None:
+    """Dropout and batch statistics in a validation score look like a bad epoch, not like a mistake."""
+    model = build_model(small_run.model, small_run.frontend, 2).train()
+    with pytest.raises(RuntimeError, match="training mode"):
+        predict_wave(noise(5), [Predictor.of_model(model, small_run, ["a", "b"])], window_s=5.0)
+
+
+def test_a_checkpoint_predicts_the_same_through_either_backend(small_run: RunConfig, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch,
+                                                               caplog: pytest.LogCaptureFixture) -> None:
+    """Validated in torch, submitted through OpenVINO: the same probabilities, or every choice was made on others."""
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    model = build_model(small_run.model, small_run.frontend, len(CLASSES)).train()
+    with torch.no_grad():
+        model(torch.randn(8, small_run.frontend.n_samples))
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, model.eval(), config=small_run, classes=CLASSES, table_hash="", seen=["x.ogg"])
+    wave = noise(22) + np.concatenate([tone(1000, 12), tone(6000, 10)])
+    fast, plain = load_predictor(path, backend="openvino"), load_predictors([path], backend="torch")[0]
+    assert (fast.classify.backend, plain.classify.backend) == ("openvino", "torch")  # type: ignore[attr-defined]
+    assert fast.hash == plain.hash != "" and fast.seen == {"x.ogg"}
+    assert np.allclose(*(predict_wave(wave, [one], window_s=5.0) for one in (fast, plain)), rtol=0, atol=1e-5)
+    monkeypatch.setattr(predictor, "has_openvino", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert load_predictor(path).classify.backend == "torch"  # type: ignore[attr-defined]
+    assert "openvino is not installed" in caplog.text
+    with pytest.raises(ValueError, match="onnx"):
+        load_predictor(path, backend="onnx")

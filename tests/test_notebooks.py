@@ -1,0 +1,156 @@
+"""The four notebooks stay thin, alike and able to run on Kaggle: held from their JSON."""
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from birdkit.pipeline import find_notebooks, steps
+
+BOOKS = sorted(find_notebooks().glob("*.ipynb"))
+MAX_CELLS, MAX_LINES = 10, 60
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+LOOPS = (ast.For, ast.While, ast.AsyncFor, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+each_book = pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_cells(path: Path, *, without: tuple[str, ...] = ()) -> list[str]:
+    """The sources of the code cells, but for those with one of the tags."""
+    cells = [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in cells if not set(without) & set(cell["metadata"].get("tags", []))]
+
+
+def tagged(path: Path, tag: str) -> list[str]:
+    """The sources of the cells with a tag."""
+    return ["".join(cell["source"]) for cell in read(path)["cells"] if tag in cell["metadata"].get("tags", [])]
+
+
+def nodes(path: Path, *, without: tuple[str, ...] = ()) -> list[ast.AST]:
+    """The syntax of the code; a magic or a shell escape is a SyntaxError."""
+    return [node for source in code_cells(path, without=without) for node in ast.walk(ast.parse(source))]
+
+
+def parameters(path: Path) -> dict[str, Any]:
+    """Names and values of the parameters cell."""
+    tree = ast.parse(tagged(path, "parameters")[0])
+    assert all(isinstance(node, ast.Assign) for node in tree.body), "a parameters cell only assigns"
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body}
+
+
+def test_there_are_four() -> None:
+    """The names are the order in which a person reads them."""
+    assert [path.stem for path in BOOKS] == ["01_preprocess", "02_pseudolabel", "03_train_fold", "04_ensemble_infer"]
+
+
+@each_book
+def test_a_notebook_keeps_its_budget(path: Path) -> None:
+    """What does not fit belongs into the package, where it is tested: the second seed's had 628 lines."""
+    lines = [line.strip() for source in code_cells(path) for line in source.splitlines()]
+    assert len(code_cells(path)) <= MAX_CELLS
+    assert sum(bool(line) and not line.startswith("#") for line in lines) <= MAX_LINES
+
+
+@each_book
+def test_nothing_is_defined_and_nothing_loops(path: Path) -> None:
+    """A definition in a notebook is code without a test; a worker process cannot even import it."""
+    assert not [ast.dump(node) for node in nodes(path) if isinstance(node, DEFINITIONS)]
+    assert not [ast.dump(node) for node in nodes(path, without=("install",)) if isinstance(node, LOOPS)]
+
+
+@each_book
+def test_settings_live_in_the_parameters_cell_only(path: Path) -> None:
+    """A number further down is one that papermill cannot set and nobody finds. Installing comes before birdkit."""
+    literals = [node for node in nodes(path, without=("parameters", "install"))
+                if isinstance(node, (ast.Constant, ast.JoinedStr, ast.List, ast.Dict, ast.Set))
+                and not (isinstance(node, ast.Constant) and node.value is None)]
+    assert not [ast.dump(node) for node in literals]
+    assert len(tagged(path, "parameters")) == 1 and parameters(path)
+
+
+@each_book
+def test_every_setting_is_used(path: Path) -> None:
+    """A setting that changes nothing is a lie."""
+    used = {node.id for node in nodes(path, without=("parameters",)) if isinstance(node, ast.Name)}
+    assert not parameters(path).keys() - used - {"COMPETITION"} and "COMPETITION" in used
+
+
+@each_book
+def test_the_pipeline_sets_only_what_the_notebook_has(path: Path) -> None:
+    """papermill injects an unknown name with no more than a warning, and the notebook goes on with its default."""
+    for step in steps("tiny", [0], rounds=1, every_round=True):
+        if step.notebook == path.stem:
+            assert {*step.parameters, "COMPETITION_DIR", "WORK_DIR"} <= parameters(path).keys()
+
+
+@each_book
+def test_defaults_are_kaggles(path: Path) -> None:
+    """Unchanged on Kaggle: inputs are looked for where it mounts them, outputs are kept where it keeps them."""
+    settings = parameters(path)
+    assert settings["COMPETITION"] and settings["COMPETITION_DIR"] == settings["WORK_DIR"] == ""
+    outside = [node.value for node in nodes(path, without=("install",))
+               if isinstance(node, ast.Constant) and "/kaggle" in str(node.value)]
+    assert not outside
+
+
+@each_book
+def test_nothing_of_a_run_is_stored(path: Path) -> None:
+    """Outputs in git are noise in every diff, and may show what should not be shown."""
+    for cell in read(path)["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+
+
+@each_book
+def test_kaggle_can_run_the_file(path: Path) -> None:
+    """papermill refuses a notebook without a kernel name, nbformat 4.5 one whose cells have no id of their own."""
+    book = read(path)
+    assert book["nbformat"] == 4 and book["metadata"]["kernelspec"]["name"] == "python3"
+    assert len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    assert book["cells"][0]["cell_type"] == "markdown" and "on Kaggle" in "".join(book["cells"][0]["source"])
+
+
+def test_the_install_cell_is_the_same_everywhere() -> None:
+    """It is the one piece of code that must live in every notebook: mended in one, it is mended in all."""
+    assert len({tuple(tagged(path, "install")) for path in BOOKS}) == 1
+
+
+def run_install(source: str, *, inputs: Path, installed: bool) -> subprocess.CompletedProcess[str]:
+    """Run the install cell in a fresh Python, with pip replaced by an echo of its arguments."""
+    stub = ("import importlib.util, subprocess\n"
+            f"importlib.util.find_spec = lambda name: {installed or None}\n"
+            "subprocess.run = lambda command, check: print(*command[3:])\n")
+    code = stub + source.replace("/kaggle/input", str(inputs))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("layout", ["birdkit-wheels", "datasets/someone/birdkit-wheels", "notebooks/someone/build"])
+def test_the_install_cell_finds_the_wheels(tmp_path: Path, layout: str) -> None:
+    """In both mount layouts, offline, and without letting pip replace Kaggle's own torch."""
+    folder = tmp_path / layout
+    folder.mkdir(parents=True)
+    for name in ("birdkit-0.1.0-py3-none-any.whl", "openvino-2026.4.1-cp312-cp312-linux.whl",
+                 "openvino-2026.4.1-cp313-cp313-linux.whl", "openvino_telemetry-2025.2.0-py3-none-any.whl"):
+        (folder / name).touch()
+    result = run_install(tagged(BOOKS[0], "install")[0], inputs=tmp_path, installed=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["install", "--quiet", "--no-index", "--no-deps", "--find-links", str(folder),
+                                     "birdkit", "openvino", "openvino_telemetry"]
+
+
+def test_the_install_cell_says_what_is_missing_and_leaves_an_installed_package_alone(tmp_path: Path) -> None:
+    """Without the dataset the first thing a person reads must be what to attach."""
+    source = tagged(BOOKS[0], "install")[0]
+    missing = run_install(source, inputs=tmp_path, installed=False)
+    assert missing.returncode == 1 and "attach it" in missing.stderr
+    there = run_install(source, inputs=tmp_path, installed=True)
+    assert there.returncode == 0 and there.stdout == ""

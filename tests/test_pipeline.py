@@ -1,0 +1,151 @@
+"""Order, parameters and resuming, on four notebooks of one cell each."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import papermill
+import pytest
+
+from birdkit import pipeline, recipes
+from birdkit.config import replace
+from birdkit.pipeline import PipelineError
+
+NAMES = ("01_preprocess", "02_pseudolabel", "03_train_fold", "04_ensemble_infer")
+Calls = list[tuple[str, dict[str, Any]]]
+PARAMETERS = "COMPETITION_DIR = WORK_DIR = RECIPE = SUBMISSION = ''\nROUND = FOLD = 0"
+
+
+def notebook(path: Path, *sources: str) -> None:
+    """A notebook of a parameters cell and the given ones."""
+    cells = [{"cell_type": "code", "id": str(n), "metadata": {"tags": [] if n else ["parameters"]}, "outputs": [],
+              "execution_count": None, "source": source} for n, source in enumerate((PARAMETERS, *sources))]
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.write_text(json.dumps({"cells": cells, "metadata": spec, "nbformat": 4, "nbformat_minor": 5}))
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Path:
+    """Four notebooks that do nothing."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for name in NAMES:
+        notebook(folder / f"{name}.ipynb")
+    return folder
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What papermill was asked to run, without running it."""
+    calls: Calls = []
+
+    def record(source: str, _: str, *, parameters: dict[str, Any], **__: object) -> None:
+        calls.append((Path(source).stem[:2], parameters))
+
+    monkeypatch.setattr(papermill, "execute_notebook", record)
+    return calls
+
+
+def test_the_order_is_label_after_train_and_train_after_label() -> None:
+    """A round's teachers must be whole before they label, and all labels there before the next round trains."""
+    plan = [step.name for step in pipeline.steps("tiny", [0, 1], rounds=2)]
+    assert plan == ["01_preprocess", "03_train_fold_round0_split0", "03_train_fold_round0_split1",
+                    "02_pseudolabel_round1", "03_train_fold_round1_split0", "03_train_fold_round1_split1",
+                    "02_pseudolabel_round2", "03_train_fold_round2_split0", "03_train_fold_round2_split1",
+                    "04_ensemble_infer_round2"]
+
+
+def test_without_rounds_there_is_no_labelling() -> None:
+    """The shortest way to a submission."""
+    assert [step.notebook[:2] for step in pipeline.steps("tiny", [0], rounds=0)] == ["01", "03", "04"]
+    with pytest.raises(ValueError, match="rounds = -1"):
+        pipeline.steps("tiny", [0], rounds=-1)
+    with pytest.raises(ValueError, match=r"splits = \[\]"):
+        pipeline.steps("tiny", [], rounds=0)
+
+
+def test_every_round_can_be_submitted_to_compare_them() -> None:
+    """Whether pseudo-labels helped is a question every person asks; only the last is called submission.csv."""
+    plan = pipeline.steps("tiny", [0], rounds=1, every_round=True)
+    names = [step.parameters["SUBMISSION"] for step in plan if step.notebook == pipeline.INFER]
+    assert names == ["submission_round0.csv", "submission.csv"]
+
+
+def test_every_step_gets_its_parameters(books: Path, tmp_path: Path, executed: Calls) -> None:
+    """Absolute folders, for a kernel runs elsewhere."""
+    path = pipeline.run(tmp_path / "in", tmp_path / "work", recipe="tiny", rounds=1, splits=[2], notebooks=books)
+    assert path == tmp_path / "work" / "submission.csv"
+    assert [name for name, _ in executed] == ["01", "03", "02", "03", "04"]
+    folders = {"COMPETITION_DIR": str(tmp_path / "in"), "WORK_DIR": str(tmp_path / "work")}
+    assert [parameters for _, parameters in executed] == [
+        {**folders, "RECIPE": "tiny"}, {**folders, "RECIPE": "tiny", "ROUND": 0, "FOLD": 2},
+        {**folders, "ROUND": 1}, {**folders, "RECIPE": "tiny", "ROUND": 1, "FOLD": 2},
+        {**folders, "ROUND": 1, "SUBMISSION": "submission.csv"}]
+
+
+def test_the_recipe_says_what_to_train_unless_told(books: Path, tmp_path: Path, executed: Calls,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe is the whole run: a figure in the README is reproduced by its name alone."""
+    chosen = recipes.Recipe(recipes.get("tiny").config, splits=(0, 1), rounds=0)
+    monkeypatch.setattr(recipes, "RECIPES", {"tiny": chosen})
+    pipeline.run(tmp_path / "in", tmp_path / "work", recipe="tiny", notebooks=books)
+    assert [name for name, _ in executed] == ["01", "03", "03", "04"]
+
+
+def test_what_is_done_is_not_done_again(books: Path, tmp_path: Path, executed: Calls) -> None:
+    """A session of nine hours that is cut off in the last step must cost the last step."""
+    run = {"recipe": "tiny", "splits": [0], "notebooks": books}
+    pipeline.run(tmp_path, tmp_path / "work", rounds=0, **run)
+    executed.clear()
+    pipeline.run(tmp_path, tmp_path / "work", rounds=0, **run)
+    assert executed == []
+    pipeline.run(tmp_path, tmp_path / "work", rounds=1, **run)
+    assert [name for name, _ in executed] == ["02", "03", "04"]
+
+
+def test_a_change_repeats_what_was_built_on_it(books: Path, tmp_path: Path, executed: Calls,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old labels under a new model would be a result nobody can explain."""
+    run = {"recipe": "tiny", "rounds": 1, "splits": [0], "notebooks": books}
+    pipeline.run(tmp_path, tmp_path / "work", **run)
+    executed.clear()
+    notebook(books / "02_pseudolabel.ipynb", "changed = True")
+    pipeline.run(tmp_path, tmp_path / "work", **run)
+    assert [name for name, _ in executed] == ["02", "03", "04"]
+    executed.clear()
+    slower = replace(recipes.get("tiny").config, train__epochs=3)
+    monkeypatch.setattr(recipes, "RECIPES", {"tiny": recipes.Recipe(slower)})
+    pipeline.run(tmp_path, tmp_path / "work", **run)
+    assert [name for name, _ in executed] == ["01", "03", "02", "03", "04"]
+
+
+def test_a_submission_in_between_repeats_nothing(books: Path, tmp_path: Path, executed: Calls) -> None:
+    """Asking afterwards for round 0's submission must not train again."""
+    run = {"recipe": "tiny", "rounds": 1, "splits": [0], "notebooks": books}
+    pipeline.run(tmp_path, tmp_path / "work", **run)
+    executed.clear()
+    pipeline.run(tmp_path, tmp_path / "work", every_round=True, **run)
+    assert [(name, parameters["SUBMISSION"]) for name, parameters in executed] == [("04", "submission_round0.csv")]
+
+
+@pytest.mark.notebook
+def test_a_failing_notebook_stops_the_run_and_goes_on_when_mended(books: Path, tmp_path: Path) -> None:
+    """With real kernels: the message tells cell and copy, and a second try runs the failed step alone."""
+    work = tmp_path / "work"
+    notebook(books / "01_preprocess.ipynb", "open('trace', 'a').write('1')")
+    notebook(books / "03_train_fold.ipynb", "open('ready')", "open('trace', 'a').write('3')")
+    run = {"recipe": "tiny", "rounds": 0, "splits": [0], "notebooks": books}
+    with pytest.raises(PipelineError, match=r"03_train_fold_round0_split0 failed .*'ready'.*executed"):
+        pipeline.run(tmp_path, work, **run)
+    assert (work / "executed" / "03_train_fold_round0_split0.ipynb").is_file()
+    (work / "ready").touch()
+    pipeline.run(tmp_path, work, **run)
+    assert (work / "trace").read_text() == "13"
+    cells = json.loads((work / "executed" / "01_preprocess.ipynb").read_text())["cells"]
+    assert "injected-parameters" in cells[1]["metadata"]["tags"] and str(work) in "".join(cells[1]["source"])
+
+
+def test_the_notebooks_of_the_checkout_are_found() -> None:
+    """Without being told where."""
+    assert {path.stem for path in pipeline.find_notebooks().glob("*.ipynb")} >= set(NAMES)

@@ -1,0 +1,102 @@
+"""What a year fixed, recognised from files alone."""
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from birdkit import profiles
+from birdkit.metrics import METRICS
+from birdkit.profiles import PROFILES, ProfileError, read_classes, recognise
+
+TAXONOMY = "primary_label,inat_taxon_id,scientific_name,common_name,class_name\n"
+
+
+def year_2025(folder: Path, *, classes: tuple[str, ...] = ("1139490", "amakin1"),
+              columns: tuple[str, ...] = ()) -> Path:
+    """The three tables of 2025; the submission's columns are the classes unless told otherwise."""
+    (folder / "train.csv").write_text("primary_label,filename\n")
+    rows = "".join(f"{name},1,Genus species,Name,Aves\n" for name in classes)
+    (folder / "taxonomy.csv").write_text(TAXONOMY + rows)
+    (folder / "sample_submission.csv").write_text(",".join(("row_id", *(columns or classes))) + "\n")
+    return folder
+
+
+def year_2024(folder: Path) -> Path:
+    (folder / "unlabeled_soundscapes").mkdir()
+    (folder / "train_metadata.csv").write_text("primary_label,filename\nasbfly,a.ogg\nasbfly,b.ogg\nzitcis1,c.ogg\n")
+    (folder / "sample_submission.csv").write_text("row_id,asbfly,zitcis1\n")
+    return folder
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: str(profile.year))
+def test_every_profile_is_consistent(profile: profiles.Competition) -> None:
+    """A typing error in a declarative line would otherwise show in a submission that the host refuses."""
+    assert PROFILES[profile.year] is profile
+    assert profile.metric in METRICS
+    assert profile.windows * profile.window_s == profile.soundscape_s
+    assert profile.time_limit_s in (90 * 60, 120 * 60)
+    assert str(profile.year) in profile.source and profile.source.startswith("https://")
+    assert "primary_label" in profile.columns
+
+
+def test_no_two_years_have_one_signature() -> None:
+    """Otherwise the order of the file would decide the year."""
+    assert len({profile.signature for profile in PROFILES.values()}) == len(PROFILES)
+
+
+def test_each_year_is_recognised_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The year decides metric, window and time limit: a person must see which was taken, and why."""
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    with caplog.at_level(logging.INFO):
+        assert recognise(year_2025(tmp_path / "a")).year == 2025
+    assert "2025" in caplog.text and "taxonomy.csv:class_name" in caplog.text
+    (tmp_path / "a" / "train_soundscapes_labels.csv").touch()
+    assert recognise(tmp_path / "a").year == 2026
+    assert recognise(year_2024(tmp_path / "b")).year == 2024
+
+
+def test_an_unknown_folder_is_told_what_every_year_lacks(tmp_path: Path) -> None:
+    """Mostly the path is one level too high or low; the list of missing files shows it."""
+    with pytest.raises(ProfileError, match=r"2024 lacks train_metadata.csv, .*; 2025 lacks train.csv, taxonomy.csv"):
+        recognise(tmp_path)
+    with pytest.raises(ProfileError, match="no profile for 1999; there is: 2024"):
+        profiles.profile(1999)
+
+
+def test_class_names_are_text_in_the_order_of_the_submission(tmp_path: Path) -> None:
+    """2025 mixes names like 1139490 and amakin1: read as numbers they match nothing, and taxonomy has another order."""
+    folder = year_2025(tmp_path, classes=("0041", "1139490", "amakin1"), columns=("amakin1", "0041", "1139490"))
+    assert read_classes(folder) == ("amakin1", "0041", "1139490")
+
+
+def test_without_a_taxonomy_the_training_table_lists_the_classes(tmp_path: Path) -> None:
+    """2024 had no taxonomy of its own."""
+    assert read_classes(year_2024(tmp_path)) == ("asbfly", "zitcis1")
+
+
+def test_classes_that_disagree_are_named(tmp_path: Path) -> None:
+    """A class that exists in one table only is a renamed or a broken download; going on would score 0.5 for it."""
+    with pytest.raises(ProfileError, match=r"only in the submission: owl; only in the table: amakin1"):
+        read_classes(year_2025(tmp_path, columns=("1139490", "owl")))
+
+
+@pytest.mark.parametrize(("header", "message"), [
+    ("row_id,a,b,a\n", "named twice: a"),
+    ("a,b\n", "the first column must be row_id"),
+    ("row_id\n", "followed by the classes"),
+    ("", "not nothing"),
+])
+def test_a_broken_sample_submission_is_refused(tmp_path: Path, header: str, message: str) -> None:
+    """Its columns decide the meaning of every number that is submitted."""
+    (year_2025(tmp_path) / "sample_submission.csv").write_text(header)
+    with pytest.raises(ProfileError, match=message):
+        read_classes(tmp_path)
+
+
+def test_a_missing_sample_submission_is_named(tmp_path: Path) -> None:
+    """The path is in the message."""
+    (year_2025(tmp_path) / "sample_submission.csv").unlink()
+    with pytest.raises(ProfileError, match=r"sample_submission.csv does not exist"):
+        read_classes(tmp_path)
