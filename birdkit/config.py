@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
+
 
 def to_dict(config: Any) -> Any:
     """A config as plain dicts and lists, ready for JSON.
@@ -296,18 +298,21 @@ class InferenceConfig:
     """How a soundscape becomes window probabilities; the same in validation, pseudo-labelling and submission.
 
     clip_step_s  time from one clip to the next, None for contiguous clips
+    pool         of what a window's probability is made, one of POOLS
     backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
     precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
     postprocess  members of birdkit.postprocess, in order, applied per soundscape
     """
 
     clip_step_s: float | None = None
+    pool: str = "segments"
     batch_size: int = 12
     backend: str = "auto"
     precision: str = "f32"
     postprocess: tuple[Member, ...] = ()
 
     def __post_init__(self) -> None:
+        _one_of("pool", self.pool, POOLS)
         _one_of("backend", self.backend, ("auto", "openvino", "torch"))
         _one_of("precision", self.precision, ("f32", "bf16"))
 

@@ -50,6 +50,7 @@ class FrontEnd(nn.Module):
                                   norm="slaney" if config.mel_norm == "slaney" else None)
         slopes = np.stack([scipy.signal.savgol_coeffs(DELTA_WIDTH, polyorder=order, deriv=order, use="dot")
                            for order in (1, 2)])
+        self.blocks = _blocks(mel)
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.register_buffer("mel", torch.from_numpy(mel), persistent=False)
         self.register_buffer("delta", torch.from_numpy(slopes).float().unsqueeze(1), persistent=False)
@@ -82,11 +83,14 @@ class FrontEnd(nn.Module):
         # A clip of N samples has one frame more than N / hop, centred on the sample after its end: it belongs to the
         # next clip, and without it the frames divide evenly.
         first = 0 if config.frames is None else (bins.shape[2] - config.n_frames) // 2
-        bins = bins[:, :, first:first + config.n_frames]
-        power = bins.real.square() + bins.imag.square()
+        bins = bins.transpose(1, 2)[:, first:first + config.n_frames]  # (B, T, bins), as it lies in memory
+        power = bins.real.square().addcmul_(bins.imag, bins.imag)
         if config.power != 2.0:
             power = power.pow(config.power / 2)
-        decibels = (20 / config.power) * torch.log10((self.mel @ power).clamp_min(config.floor))
+        # A mel band holds few bins: multiplying block by block leaves out most of the zeros.
+        blocks = [self.mel[low:high, start:stop] @ power[..., start:stop].transpose(1, 2)
+                  for low, high, start, stop in self.blocks]
+        decibels = (20 / config.power) * torch.log10(torch.cat(blocks, 1).clamp_min(config.floor))
         if config.top_db is not None:
             loudest = decibels.amax((1, 2), keepdim=True)
             decibels = torch.maximum(decibels, loudest - config.top_db)
@@ -118,3 +122,13 @@ class FrontEnd(nn.Module):
         if config.imagenet:
             channels = (channels - self.mean) / self.std
         return channels
+
+
+def _blocks(mel: np.ndarray, height: int = 24) -> list[tuple[int, int, int, int]]:
+    """The mel matrix (F, bins) as blocks of rows with the bins they hold: (first row, end row, first bin, end bin)."""
+    blocks = []
+    for low in range(0, len(mel), height):
+        held = np.flatnonzero(mel[low:low + height].any(axis=0))
+        start, stop = (int(held[0]), int(held[-1]) + 1) if len(held) else (0, 1)
+        blocks.append((low, min(low + height, len(mel)), start, stop))
+    return blocks

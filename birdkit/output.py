@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from birdkit.config import POOLS
+
 
 @dataclass(frozen=True)
 class SEDOutput:
@@ -20,12 +22,16 @@ class SEDOutput:
     attention: Tensor
 
 
-def probabilities(output: SEDOutput, coverage: Tensor | None = None) -> Tensor:
+def probabilities(output: SEDOutput, coverage: Tensor | None = None, *, pool: str = "segments") -> Tensor:
     """The one aggregation: curves, validation, pseudo-labels and submission all call it.
 
-    Without `coverage`, the probability of each clip, (B, K). With it, the probability of each window, (W, K):
-    the same attention-weighted mean of logits, taken over the segments that the window covers, of whatever clips
-    they belong to. A window that covers exactly one clip gets exactly that clip's probability.
+    Without `coverage`, the probability of each clip, (B, K). With it, the probability of each window, (W, K); a window
+    that covers exactly one clip gets exactly that clip's probability, however it is pooled:
+
+    "segments"  the same attention-weighted mean of logits as a clip's, over the segments that the window covers, of
+                whatever clips they belong to: nothing outside the window is heard
+    "clips"     the mean of the clips' probabilities, each weighted by how much of it the window covers: with
+                overlapping clips, neighbours are heard too, which steadies calls that go on
 
     coverage  (W, B * S) share of each segment that lies inside each window, in [0, 1]. Every row must cover something.
 
@@ -42,6 +48,11 @@ def probabilities(output: SEDOutput, coverage: Tensor | None = None) -> Tensor:
         return output.clip_logits.float().sigmoid()
     if bool((coverage.sum(1) <= 0).any()):
         raise ValueError(f"window {int((coverage.sum(1) <= 0).nonzero()[0])} covers no segment")
+    if pool not in POOLS:
+        raise ValueError(f"pool = {pool!r}; it must be one of {', '.join(POOLS)}")
+    if pool == "clips":
+        share = coverage.reshape(len(coverage), *output.attention.shape[:2]).sum(2)  # (W, B)
+        return (share / share.sum(1, keepdim=True)) @ output.clip_logits.float().sigmoid()
     attention = output.attention.float().flatten(0, 1)  # (B * S, K)
     logits = output.segment_logits.float().flatten(0, 1)  # (B * S, K)
     mass = coverage @ attention  # (W, K)

@@ -96,7 +96,7 @@ class Predictor:
                                        axis=self.config.model.head_axis)
             mask = torch.from_numpy(heard)
             part = SEDOutput(output.clip_logits[mask], output.segment_logits[mask], output.attention[mask])
-            blocks.append(probabilities(part, torch.from_numpy(coverage)))
+            blocks.append(probabilities(part, torch.from_numpy(coverage), pool=self.config.inference.pool))
         return torch.cat(blocks).numpy()
 
 

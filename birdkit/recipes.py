@@ -86,8 +86,8 @@ def _small() -> Recipe:
         augment__spectrogram=(member("time_mask", p=0.5), member("frequency_mask", p=0.5)),
         train__epochs=15, train__batch_size=48, train__workers=0, train__peak_lr=2e-3, train__weight_decay=0.02,
         train__ema_decay=0.998, train__validate_every=5,
-        validation__kind="composed", inference__clip_step_s=1.25,
-        inference__postprocess=(member("smooth"), member("scale_by_file_top", k=2, power=0.5)))
+        validation__kind="composed", inference__clip_step_s=1.25, inference__pool="clips",
+        inference__postprocess=(member("scale_by_file_top", k=2, power=0.5),))
     return Recipe(config, splits=(0, 1))
 
 

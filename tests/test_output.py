@@ -20,6 +20,18 @@ def test_a_window_that_is_the_clip_is_the_clip() -> None:
     assert torch.allclose(probabilities(output, coverage), probabilities(output), atol=1e-6)
 
 
+def test_pooled_over_clips_a_window_is_the_mean_of_what_it_overlaps() -> None:
+    """Three quarters of one clip and a quarter of the next: three parts of the one opinion, one of the other."""
+    output = SEDOutput(torch.tensor([[2.0], [-2.0]]), torch.zeros(2, 4, 1), torch.full((2, 4, 1), 0.25))
+    coverage = torch.tensor([[0.0, 1, 1, 1, 1, 0, 0, 0]])
+    expected = 0.75 * torch.tensor(2.0).sigmoid() + 0.25 * torch.tensor(-2.0).sigmoid()
+    assert probabilities(output, coverage, pool="clips").item() == pytest.approx(expected.item())
+    whole = torch.tensor([[1.0] * 4 + [0.0] * 4])
+    assert torch.equal(probabilities(output, whole, pool="clips"), probabilities(output)[:1])
+    with pytest.raises(ValueError, match="pool = 'frames'"):
+        probabilities(output, whole, pool="frames")
+
+
 def test_a_window_hears_only_its_own_segments() -> None:
     """A loud call elsewhere in the clip must not be written into every window."""
     output = make(clips=1)

@@ -41,8 +41,8 @@ def run(small_run):
 
 
 
-def perfect(run):
-    """A real SED model whose logits are replaced by the level of two bands of the image."""
+def perfect(run, *, confused: bool = False):
+    """A real SED model whose logits are replaced by the level of two bands of the image; confused, by each other's."""
     model = build_model(run.model, run.frontend, 2).eval()
 
     def classify(image):
@@ -51,7 +51,7 @@ def perfect(run):
 
         bands = unfold(image, run.frontend.strips)[:, 0]  # (B, 64, T)
         low, high = bands[:, 13:19].amax(1), bands[:, 45:53].amax(1)  # (B, T)
-        logits = torch.stack([high, low], -1)
+        logits = torch.stack([low, high] if confused else [high, low], -1)
         attention = torch.softmax(3 * logits, 1)
         return SEDOutput((attention * logits).sum(1), logits, attention)
 
@@ -73,13 +73,12 @@ def test_composed_soundscapes_have_a_row_per_window(run, held_out, soundscapes, 
     assert 0 < np.concatenate(validation.truth).mean() < 1
 
 
-def test_a_model_that_hears_scores_high_and_a_deaf_one_does_not(run, held_out, soundscapes, tmp_path) -> None:
+def test_a_model_that_hears_scores_high_and_a_confused_one_does_not(run, held_out, soundscapes, tmp_path) -> None:
     """The score means what its name says."""
     validation = prepare(run, held_out, soundscapes, tmp_path)
     heard = validation.score(perfect(run), run, CLASSES)
     assert heard.value > 0.8 and heard.low <= heard.value <= heard.high
-    deaf = validation.score(perfect(run), run, CLASSES[::-1])
-    assert deaf.value < heard.value - 0.2
+    assert validation.score(perfect(run, confused=True), run, CLASSES).value < 0.5
 
 
 def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, tmp_path) -> None:

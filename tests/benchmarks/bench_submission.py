@@ -25,7 +25,7 @@ import torch
 from birdkit import checkpoint
 from birdkit.audio import load
 from birdkit.config import RunConfig, replace
-from birdkit.inference import Predictor, load_predictor, predict
+from birdkit.inference import Predictor, load_predictor, one_thread, predict
 from birdkit.models import build_model
 from birdkit.models.base import Model
 
@@ -86,6 +86,13 @@ def librosa_and_eager(model: Model, file: Path) -> np.ndarray:
         return model.classify(torch.from_numpy(np.stack(images))[:, None].float()).clip_logits.sigmoid().numpy()
 
 
+def one_thread_images(predictor: Predictor, clips: list[np.ndarray]) -> None:
+    """Images as the reading threads of `predict` make them."""
+    with one_thread():
+        for part in clips:
+            predictor.images(part)
+
+
 def measure(files: list[Path], predictor: Predictor, model: Model, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU seconds per one-minute soundscape of each way, a pair per round."""
     n = predictor.config.frontend.n_samples
@@ -95,7 +102,7 @@ def measure(files: list[Path], predictor: Predictor, model: Model, rounds: int) 
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "end to end": (lambda: predict(files, [predictor], window_s=5.0, progress=False), len(files)),
         "network": (lambda: [predictor(images) for images in ready], len(files)),
-        "front end": (lambda: [predictor.images(part) for part in clips], len(files)),
+        "front end, one thread": (lambda: one_thread_images(predictor, clips), len(files)),
         "decoding": (lambda: [load(file, RATE_HZ) for file in files], len(files)),
         "librosa and torch eager": (lambda: [librosa_and_eager(model, file) for file in few], len(few)),
     }
