@@ -1,4 +1,4 @@
-"""The whole way on a tiny generated competition: the notebooks as a user runs them, to a scored submission and a page."""
+"""The whole way on a tiny generated competition: the notebooks as a user runs them, to a score and a page."""
 from pathlib import Path
 
 import nbformat

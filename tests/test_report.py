@@ -72,5 +72,5 @@ def test_per_class_puts_the_worst_first(tmp_path) -> None:
     said = pd.DataFrame({"row_id": rows, "ant": [0.9, 0.1, 0.1, 0.1], "bee": [0.9, 0.1, 0.8, 0.2]})
     truth.to_csv(tmp_path / "truth.csv", index=False)
     said.to_csv(tmp_path / "submission.csv", index=False)
-    labels = [tick.get_text() for tick in report.per_class(tmp_path / "submission.csv", tmp_path / "truth.csv").axes[0].get_xticklabels()]
-    assert labels == ["bee (2)", "ant (1)"]
+    picture = report.per_class(tmp_path / "submission.csv", tmp_path / "truth.csv")
+    assert [tick.get_text() for tick in picture.axes[0].get_xticklabels()] == ["bee (2)", "ant (1)"]

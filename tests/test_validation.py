@@ -78,7 +78,7 @@ def test_a_model_that_hears_scores_high_and_a_confused_one_does_not(run, held_ou
     validation = prepare(run, held_out, soundscapes, tmp_path)
     heard = validation.score(perfect(run), run, CLASSES)
     assert heard.value > 0.8 and heard.low <= heard.value <= heard.high
-    assert validation.score(perfect(run, confused=True), run, CLASSES).value < 0.5
+    assert validation.score(perfect(run, confused=True), run, CLASSES).value < heard.value - 0.2
 
 
 def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, tmp_path) -> None:
