@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def generate(options: argparse.Namespace) -> None:
+def generate_command(options: argparse.Namespace) -> None:
     """Write a generated mini-competition and say where it and its truth are."""
     from birdkit import synthesis
 
@@ -36,14 +36,14 @@ def generate(options: argparse.Namespace) -> None:
     _say(f"generated competition: {generated.competition_dir}\nits truth: {generated.truth_path}")
 
 
-def pipeline(options: argparse.Namespace) -> None:
+def pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
                splits=options.splits, every_round=options.every_round)
     _say(f"submission: {path}")
 
 
-def score(options: argparse.Namespace) -> None:
+def score_command(options: argparse.Namespace) -> None:
     """Say the year's metric of a submission with its 95 % interval, bootstrapped over soundscapes."""
     from birdkit import submission
     from birdkit.profiles import profile
@@ -52,7 +52,7 @@ def score(options: argparse.Namespace) -> None:
     _say(f"{profile(options.year).metric} {interval}")
 
 
-def check(options: argparse.Namespace) -> None:
+def check_command(options: argparse.Namespace) -> None:
     """Say that a submission is as the host wants it, or what is wrong."""
     from birdkit import submission
 
@@ -60,7 +60,7 @@ def check(options: argparse.Namespace) -> None:
     _say(f"{options.submission}: {len(table)} rows, {len(table.columns)} classes, ready to submit")
 
 
-def report(options: argparse.Namespace) -> None:
+def report_command(options: argparse.Namespace) -> None:
     """Write the page of pictures and figures of a finished pipeline and say where."""
     from birdkit import report as pictures
 
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("generate", help="write a small generated competition to try things on")
     command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument("--seed", type=int, default=0)
-    command.set_defaults(command=generate)
+    command.set_defaults(command=generate_command)
 
     command = commands.add_parser("pipeline", help="run notebooks 01 to 04 on a competition's files")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
@@ -85,24 +85,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rounds", type=int, help="of pseudo-labelling (default: the recipe's)")
     command.add_argument("--splits", type=int, nargs="+", metavar="N", help="to train (default: the recipe's)")
     command.add_argument("--every-round", action="store_true", help="write a submission after every round, to compare")
-    command.set_defaults(command=pipeline)
+    command.set_defaults(command=pipeline_command)
 
     command = commands.add_parser("score", help="score a submission against a truth")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
     command.add_argument("truth", type=Path, metavar="TRUTH")
     command.add_argument("--year", type=int, required=True, help="whose metric")
-    command.set_defaults(command=score)
+    command.set_defaults(command=score_command)
 
     command = commands.add_parser("check", help="check a submission before it is submitted")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
-    command.set_defaults(command=check)
+    command.set_defaults(command=check_command)
 
     command = commands.add_parser("report", help="write a page that shows what a finished pipeline heard")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
     command.add_argument("work_dir", type=Path, metavar="WORK_DIR")
     command.add_argument("--truth", type=Path, help="of the test soundscapes, where it is known")
-    command.set_defaults(command=report)
+    command.set_defaults(command=report_command)
     return parser
 
 

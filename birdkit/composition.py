@@ -63,7 +63,7 @@ class Bout:
 
 
 @dataclass(frozen=True)
-class Soundscape:
+class ComposedSoundscape:
     """A composed soundscape: wave (N,) float32 in [-1, 1], and its bouts in the order of the events."""
 
     wave: np.ndarray
@@ -77,7 +77,7 @@ class Soundscape:
 
 
 def compose(background: np.ndarray, events: Sequence[Event], sample_rate_hz: int, *, cut_hz: float = 150.0,
-            peak: float = 0.99) -> Soundscape:
+            peak: float = 0.99) -> ComposedSoundscape:
     """The background with every event at its level, and when each can be heard.
 
     The level of an event is set so that, above `cut_hz`, its mean power over the frames in which it is active is
@@ -115,7 +115,7 @@ def compose(background: np.ndarray, events: Sequence[Event], sample_rate_hz: int
         end_s = (start + len(wave)) / sample_rate_hz
         bouts.append(Bout(event.label, event.start_s, end_s, event.snr_db, audible))
     loudest = float(np.abs(total).max())
-    return Soundscape(total * np.float32(min(1.0, peak / loudest)), tuple(bouts), sample_rate_hz)
+    return ComposedSoundscape(total * np.float32(min(1.0, peak / loudest)), tuple(bouts), sample_rate_hz)
 
 
 def active_frames(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
@@ -161,7 +161,7 @@ def compose_from_recordings(recordings: Sequence[tuple[Wave, Sequence[str]]], ba
                             rng: np.random.Generator, sample_rate_hz: int, n_soundscapes: int,
                             soundscape_s: float = 60.0, n_labels: tuple[int, int] = (3, 7),
                             n_bouts: tuple[int, int] = (1, 3), bout_s: tuple[float, float] = (2.0, 20.0),
-                            snr_db: tuple[float, float] = (-8.0, 16.0)) -> Iterator[Soundscape]:
+                            snr_db: tuple[float, float] = (-8.0, 16.0)) -> Iterator[ComposedSoundscape]:
     """Soundscapes of known content for validation, one at a time: held-out recordings over backgrounds.
 
     Each has one background, `n_labels` classes and `n_bouts` bouts of each, every bout a stretch of a recording around

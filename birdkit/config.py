@@ -46,10 +46,10 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     if faults:
         raise ValueError(f"{where}: {'; '.join(faults)}")
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _read(hints[name], values[name], f"{where}.{name}") for name in fields})
+    return kind(**{name: _typed(hints[name], values[name], f"{where}.{name}") for name in fields})
 
 
-def _read(hint: Any, value: Any, where: str) -> Any:
+def _typed(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotated type `hint`, or TypeError naming the place."""
     origin = typing.get_origin(hint)
     if hint is Any:
@@ -64,7 +64,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise TypeError(f"{where} must be a list, not {value!r}")
-        return tuple(_read(typing.get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(_typed(typing.get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     kind = origin or hint
     if kind is float and type(value) is int:
         return float(value)

@@ -50,7 +50,7 @@ class FrontEnd(nn.Module):
                                   norm="slaney" if config.mel_norm == "slaney" else None)
         slopes = np.stack([scipy.signal.savgol_coeffs(DELTA_WIDTH, polyorder=order, deriv=order, use="dot")
                            for order in (1, 2)])
-        self.blocks = _blocks(mel)
+        self.blocks = _band_blocks(mel)
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.register_buffer("mel", torch.from_numpy(mel), persistent=False)
         self.register_buffer("delta", torch.from_numpy(slopes).float().unsqueeze(1), persistent=False)
@@ -124,7 +124,7 @@ class FrontEnd(nn.Module):
         return channels
 
 
-def _blocks(mel: np.ndarray, height: int = 24) -> list[tuple[int, int, int, int]]:
+def _band_blocks(mel: np.ndarray, height: int = 24) -> list[tuple[int, int, int, int]]:
     """The mel matrix (F, bins) as blocks of rows with the bins they hold: (first row, end row, first bin, end bin)."""
     blocks = []
     for low in range(0, len(mel), height):

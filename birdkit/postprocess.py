@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class Member(Protocol):
+class NamedOptions(Protocol):
     """A function of this module with its options, as a run config holds it."""
 
     @property
@@ -37,7 +37,7 @@ def smooth(probabilities: np.ndarray, *, kernel: Sequence[float] = (0.1, 0.2, 0.
     >>> smooth(np.array([[1.0], [0.0], [0.0]]), kernel=(1, 2, 1)).round(2).ravel()
     array([0.67, 0.25, 0.  ])
     """
-    values, weights = _checked(probabilities), np.asarray(kernel, dtype=float)
+    values, weights = _checked_probabilities(probabilities), np.asarray(kernel, dtype=float)
     if weights.ndim != 1 or len(weights) % 2 == 0 or not (weights >= 0).all() or not weights[len(weights) // 2] > 0:
         raise ValueError(f"kernel = {tuple(kernel)} must be an odd number of weights >= 0 with a middle one above 0")
     reach, n = len(weights) // 2, len(values)
@@ -58,7 +58,7 @@ def scale_by_file_top(probabilities: np.ndarray, *, k: int = 1, power: float = 1
     array([[0.64, 0.01],
            [0.32, 0.01]])
     """
-    values = _checked(probabilities)
+    values = _checked_probabilities(probabilities)
     if k < 1 or power < 0:
         raise ValueError(f"k = {k} must be at least 1 and power = {power} at least 0")
     top = np.sort(values, axis=0)[-k:].mean(axis=0)  # (classes,); a file shorter than k windows gives all it has
@@ -74,7 +74,7 @@ def power_of_low_ranked(probabilities: np.ndarray, *, n_top: int = 30, power: fl
     >>> power_of_low_ranked(np.array([[0.9, 0.5]]), n_top=1)
     array([[0.9 , 0.25]])
     """
-    values = _checked(probabilities)
+    values = _checked_probabilities(probabilities)
     if n_top < 0 or power <= 0:
         raise ValueError(f"n_top = {n_top} must be at least 0 and power = {power} above 0")
     low = np.argsort(-values.max(axis=0), kind="stable")[n_top:]
@@ -90,7 +90,7 @@ POSTPROCESS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def apply(probabilities: np.ndarray, members: Sequence[Member]) -> np.ndarray:
+def apply(probabilities: np.ndarray, members: Sequence[NamedOptions]) -> np.ndarray:
     """The probabilities (windows, classes) of one soundscape after every member in turn; no member changes nothing.
 
     Raises KeyError for a name that POSTPROCESS does not hold, TypeError for an option that its function does not take,
@@ -101,7 +101,7 @@ def apply(probabilities: np.ndarray, members: Sequence[Member]) -> np.ndarray:
     array([[0.48],
            [0.24]])
     """
-    values = _checked(probabilities)
+    values = _checked_probabilities(probabilities)
     for member in members:
         if member.name not in POSTPROCESS:
             raise KeyError(f"no post-processing named {member.name!r}; there is: {', '.join(sorted(POSTPROCESS))}")
@@ -115,7 +115,7 @@ def apply(probabilities: np.ndarray, members: Sequence[Member]) -> np.ndarray:
     return values
 
 
-def _checked(probabilities: np.ndarray) -> np.ndarray:
+def _checked_probabilities(probabilities: np.ndarray) -> np.ndarray:
     """A float64 copy of (windows, classes) in [0, 1], or ValueError: no logit or NaN may pass for a probability."""
     values = np.array(probabilities, dtype=np.float64)
     if values.ndim != 2 or not len(values):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,13 +123,13 @@ def read_classes(competition_dir: str | Path) -> tuple[str, ...]:
     classes = columns[1:]
     twice = sorted({name for name in classes if classes.count(name) > 1})
     if twice:
-        raise ProfileError(f"{folder / SAMPLE}: columns named twice: {_some(twice)}")
+        raise ProfileError(f"{folder / SAMPLE}: columns named twice: {some_of(twice)}")
     table = folder / _fitting(folder).class_table
     listed = _column(table, "primary_label")
     if set(listed) != set(classes):
         raise ProfileError(f"{folder / SAMPLE} and {table} disagree on the classes: only in the submission: "
-                           f"{_some(sorted(set(classes) - set(listed)))}; only in the table: "
-                           f"{_some(sorted(set(listed) - set(classes)))}")
+                           f"{some_of(sorted(set(classes) - set(listed)))}; only in the table: "
+                           f"{some_of(sorted(set(listed) - set(classes)))}")
     return tuple(classes)
 
 
@@ -163,7 +164,7 @@ def _column(path: Path, name: str) -> list[str]:
         return [row[name] for row in csv.DictReader(file)]
 
 
-def _some(names: list[str]) -> str:
-    """The first few of a list of names, and how many there are."""
+def some_of(names: Sequence[str]) -> str:
+    """The first few of a list of names, and how many more there are, for a message."""
     shown = ", ".join(names[:5]) or "none"
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

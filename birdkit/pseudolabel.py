@@ -86,7 +86,7 @@ def label(files: Sequence[Path | str], teachers: Sequence[Path | str], *, path: 
     table = _in_order(pd.concat(parts, ignore_index=True), names)
     refuse_constant(table, columns, root)
     table = _threshold(table, columns, floor, least_peak)
-    _write(path, table, columns, {
+    _write_table(path, table, columns, {
         "round": round, "window_s": window_s, "thresholds": {"floor": floor, "least_peak": least_peak},
         "teachers": [_describe(teacher, one) for teacher, one in zip(teachers, predictors, strict=True)],
         "labelled_by": [{"teachers": list(members), "files": len(group)} for members, group in groups.items()],
@@ -100,7 +100,7 @@ def empty(path: Path | str, classes: Sequence[str], *, round: int = 0) -> pd.Dat
     """Write a table without rows, which the first round has instead of labels, and return it."""
     table = pd.DataFrame({"file": pd.Series(dtype=str), "start_s": pd.Series(dtype=float),
                           "end_s": pd.Series(dtype=float), **{name: pd.Series(dtype=np.float32) for name in classes}})
-    _write(path, table, classes, {"round": round, "teachers": []})
+    _write_table(path, table, classes, {"round": round, "teachers": []})
     return table
 
 
@@ -223,7 +223,7 @@ def frontend_hash(config: FrontEndConfig) -> str:
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
 
 
-def _write(path: Path | str, table: pd.DataFrame, classes: Sequence[str], origin: dict[str, Any]) -> None:
+def _write_table(path: Path | str, table: pd.DataFrame, classes: Sequence[str], origin: dict[str, Any]) -> None:
     """Write table and provenance; the file is there whole or not at all."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     complete = {"format": FORMAT, **origin, "classes": list(classes), "time": now, "versions": checkpoint.versions()}

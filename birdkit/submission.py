@@ -14,7 +14,7 @@ import pandas as pd
 
 from birdkit import kaggle
 from birdkit.metrics import METRICS, Interval, bootstrap_interval
-from birdkit.profiles import ROW_ID, SAMPLE, Competition, profile, read_classes, recognise
+from birdkit.profiles import ROW_ID, SAMPLE, Competition, profile, read_classes, recognise, some_of
 
 LOG = logging.getLogger(__name__)
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
@@ -72,7 +72,7 @@ def expected_rows(competition_dir: str | Path, competition: Competition) -> list
     stems = [path.stem for path in files]
     if len(set(stems)) < len(stems):
         raise SubmissionError(f"{competition_dir}: two test files have one name: "
-                              f"{_some([stem for stem in stems if stems.count(stem) > 1])}")
+                              f"{some_of([stem for stem in stems if stems.count(stem) > 1])}")
     known = {row.rpartition("_")[0] for row in rows}
     if rehearsal or known.issuperset(stems):
         return rows
@@ -104,7 +104,8 @@ def write(predictions: pd.DataFrame, faults: pd.DataFrame, *, competition: Compe
     ids = [row_id(file, end_s) for file, end_s in zip(predictions["file"], predictions["end_s"], strict=True)]
     table.index = pd.Index(ids, name=ROW_ID)
     if table.index.has_duplicates:
-        raise SubmissionError(f"predictions: windows predicted twice: {_some(table.index[table.index.duplicated()])}")
+        twice = list(table.index[table.index.duplicated()])
+        raise SubmissionError(f"predictions: windows predicted twice: {some_of(twice)}")
     _check_values(table, "predictions")
     rows = expected_rows(competition_dir, competition)
     neutral = table.mean() if len(table) else pd.Series(1 / len(classes), index=list(classes))
@@ -195,14 +196,15 @@ def _read(path: str | Path) -> pd.DataFrame:
 def _unique(names: list[str], where: str, what: str) -> None:
     counts = pd.Index(names)
     if counts.has_duplicates:
-        raise SubmissionError(f"{where}: {what}s that appear twice: {_some(counts[counts.duplicated()].unique())}")
+        twice = list(counts[counts.duplicated()].unique())
+        raise SubmissionError(f"{where}: {what}s that appear twice: {some_of(twice)}")
 
 
 def _same_names(have: set[str], want: set[str], where: str, what: str) -> None:
     if have != want:
         missing, extra = sorted(want - have), sorted(have - want)
-        raise SubmissionError(f"{where}: {len(missing)} {what}s missing: {_some(missing)}; "
-                              f"{len(extra)} unknown: {_some(extra)}")
+        raise SubmissionError(f"{where}: {len(missing)} {what}s missing: {some_of(missing)}; "
+                              f"{len(extra)} unknown: {some_of(extra)}")
 
 
 def _check_values(table: pd.DataFrame, where: str) -> None:
@@ -220,8 +222,3 @@ def _filled(rows: list[str], faults: pd.DataFrame) -> pd.DataFrame:
     counts = pd.Series([row.rpartition("_")[0] for row in rows], dtype=str).value_counts(sort=False)
     return pd.DataFrame({"file": counts.index, "rows": counts.to_numpy(),
                          "reason": [reasons.get(stem, "not predicted") for stem in counts.index]})
-
-
-def _some(names: pd.Index | list[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "") or "none"

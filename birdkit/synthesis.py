@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from birdkit.ambience import Place, coloured_noise, render_place
 from birdkit.calls import SPECIES, Species, draw_bout, draw_individual, draw_stranger, render_bout
-from birdkit.composition import Event, Soundscape, compose, deal, low_pass, reverberate
+from birdkit.composition import ComposedSoundscape, Event, compose, deal, low_pass, reverberate
 
 SAMPLE_RATE_HZ = 32_000
 WINDOW_S = 5.0
@@ -64,7 +64,7 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Focal:
+class FocalClip:
     """What one recording of the training set holds, before it is sound.
 
     singers  (label, individual, level over the noise in dB, where in the clip), the primary first; a label of ""
@@ -114,7 +114,7 @@ def generate(folder: str | Path, *, seed: int = 0, n_classes: int = 14, n_record
     return generated
 
 
-def draw_recordings(species: Sequence[Species], n_recordings: int, seed: int, longest_s: float) -> Iterator[Focal]:
+def draw_recordings(species: Sequence[Species], n_recordings: int, seed: int, longest_s: float) -> Iterator[FocalClip]:
     """What each recording holds. Classes are long-tailed: the n-th most common has a share of about n ** -0.9.
 
     A quarter of the clips hold a second, fainter class, which is noted two times in three. Recordings of one author
@@ -138,7 +138,7 @@ def draw_recordings(species: Sequence[Species], n_recordings: int, seed: int, lo
 
 
 def _draw_focal(species: Sequence[Species], own: Species, rng: np.random.Generator, number: int, author: str,
-                slope: float, longest_s: float) -> Focal:
+                slope: float, longest_s: float) -> FocalClip:
     """One recording: who sings in it and what its row in train.csv says."""
     duration_s = float(np.clip(rng.lognormal(np.log(8), 0.6), 3.0, longest_s))
     level_db = rng.uniform(6, 30)
@@ -166,10 +166,10 @@ def _draw_focal(species: Sequence[Species], own: Species, rng: np.random.Generat
         "license": "generated, CC0",
     }
     peak = float(np.exp(rng.uniform(np.log(0.1), np.log(0.95))))
-    return Focal(row, duration_s, tuple(singers), float(slope), peak, int(rng.integers(2**31)))
+    return FocalClip(row, duration_s, tuple(singers), float(slope), peak, int(rng.integers(2**31)))
 
 
-def render_focal(focal: Focal) -> np.ndarray:
+def render_focal(focal: FocalClip) -> np.ndarray:
     """The sound of a recording, (N,) float32, with the peak that was drawn."""
     rng = np.random.default_rng(focal.seed)
     noise = 0.01 * coloured_noise(round(focal.duration_s * SAMPLE_RATE_HZ), rng, slope=focal.slope)
@@ -182,7 +182,7 @@ def render_focal(focal: Focal) -> np.ndarray:
 
 
 def render_soundscape(labels: Sequence[str], species: Sequence[Species], place: Place, soundscape_s: float,
-                      rng: np.random.Generator) -> Soundscape:
+                      rng: np.random.Generator) -> ComposedSoundscape:
     """A minute at a place: new individuals of `labels`, some distance off, and animals that are in no list.
 
     Every class sings 1 to 3 bouts of 2 to 20 s, at -10 to +10 dB over the air of the place, dulled by distance and
@@ -204,10 +204,10 @@ def render_soundscape(labels: Sequence[str], species: Sequence[Species], place: 
             events.append(Event(wave, label, float(rng.uniform(0, soundscape_s - length_s)),
                                 float(rng.uniform(-10, 10))))
     made = compose(air, events, SAMPLE_RATE_HZ)
-    return Soundscape(made.wave, tuple(bout for bout in made.bouts if bout.label), SAMPLE_RATE_HZ)
+    return ComposedSoundscape(made.wave, tuple(bout for bout in made.bouts if bout.label), SAMPLE_RATE_HZ)
 
 
-def _write_recordings(folder: Path, recordings: Iterator[Focal], bar: tqdm) -> None:
+def _write_recordings(folder: Path, recordings: Iterator[FocalClip], bar: tqdm) -> None:
     """train_audio and train.csv."""
     rows = []
     for focal in recordings:

@@ -142,10 +142,10 @@ def test_a_table_of_another_round_or_without_origin_is_refused(small_run: RunCon
 def test_values_that_are_no_probabilities_are_refused(small_run: RunConfig, tmp_path: Path) -> None:
     """Logits in a label column would be trained on as if they were certain."""
     rows = pd.DataFrame({"file": ["a", "a"], "start_s": [0.0, 5.0], "end_s": [5.0, 10.0], "ant": [0.5, -3.0]})
-    pseudolabel._write(tmp_path / "x.parquet", rows, ["ant"], {"round": 1})
+    pseudolabel._write_table(tmp_path / "x.parquet", rows, ["ant"], {"round": 1})
     with pytest.raises(PseudoLabelError, match=r"1 values are not in \[0, 1\]"):
         read(tmp_path / "x.parquet")
-    pseudolabel._write(tmp_path / "x.parquet", rows.assign(start_s=0.0, ant=0.5), ["ant"], {"round": 1})
+    pseudolabel._write_table(tmp_path / "x.parquet", rows.assign(start_s=0.0, ant=0.5), ["ant"], {"round": 1})
     with pytest.raises(PseudoLabelError, match="1 windows appear twice, the first in a"):
         read(tmp_path / "x.parquet")
 
