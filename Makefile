@@ -5,7 +5,7 @@
 # make lint, clean
 PYTHON ?= python3
 PYTEST_ARGS ?=
-RECIPE ?= small
+RECIPE ?= demo
 DEMO ?= demo
 
 BIN := .venv/bin

@@ -270,7 +270,7 @@ class TrainConfig:
 
     peak_lr reached after `warmup_epochs` (linear), then half a cosine down to `final_lr`. Weight decay is not applied
     to norms and biases. `ema_decay` 0 switches the averaged weights off. `precision`: "auto" takes what the device
-    does well, "f32", "bf16" or "fp16". `validate_every` epochs, 0 only at the end.
+    does in hardware, "f32", "bf16" or "fp16". `validate_every` epochs, 0 only at the end.
     """
 
     epochs: int = 30

@@ -77,15 +77,24 @@ def build_optimiser(model: nn.Module, config: TrainConfig) -> Optimizer:
     return kinds[config.optimiser](groups, lr=config.peak_lr)  # type: ignore[call-arg]
 
 
+def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU says that it multiplies bf16 in hardware; False where it cannot be asked."""
+    if not cpuinfo.is_file():
+        return False
+    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "").split()
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
 def choose_precision(config: TrainConfig, device: str) -> str:
     """ "f32", "bf16" or "fp16": what was asked for, or under "auto" what the device does in hardware.
 
-    Cards of the T4's class have no bf16 units: they get fp16 with a gradient scaler. A CPU gets f32.
+    Cards of the T4's class have no bf16 units: they get fp16 with a gradient scaler. A CPU gets bf16 only where it
+    multiplies it in hardware, and is then up to twice as fast.
     """
     if config.precision != "auto":
         return config.precision
     if device == "cpu":
-        return "f32"
+        return "bf16" if has_bf16_units() else "f32"
     return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
 
 

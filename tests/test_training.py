@@ -201,9 +201,14 @@ def test_two_runs_of_one_seed_are_equal(tones, quick, tmp_path) -> None:
     pd.testing.assert_frame_equal(a.history.drop(columns="seconds"), b.history.drop(columns="seconds"))
 
 
-def test_precision_is_chosen_by_the_device_and_by_the_config(monkeypatch) -> None:
-    """A T4 has no bf16 units, a CPU trains in f32 unless asked."""
-    assert choose_precision(TrainConfig(), "cpu") == "f32"
+def test_precision_is_chosen_by_the_device_and_by_the_config(monkeypatch, tmp_path) -> None:
+    """A T4 has no bf16 units; neither has an older CPU, on which it would only be slow."""
+    for flags, expected in (("flags\t: avx2 avx512_bf16", True), ("flags\t: avx2 avx512f", False)):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+        assert training.has_bf16_units(tmp_path / "cpuinfo") is expected
+        monkeypatch.setattr(training, "has_bf16_units", lambda expected=expected: expected)
+        assert choose_precision(TrainConfig(), "cpu") == ("bf16" if expected else "f32")
+    assert not training.has_bf16_units(tmp_path / "absent")
     assert choose_precision(TrainConfig(precision="bf16"), "cpu") == "bf16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert choose_precision(TrainConfig(), "cuda") == "fp16"
