@@ -238,7 +238,7 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
         validation = None
         if config.split >= 0:
             validation = Validation.prepare(config, recordings[recordings["split"] == config.split], classes,
-                                            store=store, soundscapes=soundscapes)
+                                            store=store, soundscapes=soundscapes, progress=progress)
         batches = training_batches(dataset, chosen["label"].tolist(), config, first_step=trainer.step, device=device)
         run.epochs(batches, validation, per_epoch, progress=progress)
     return FitResult(out_dir / BEST, out_dir / LAST, pd.DataFrame(run.history))
@@ -301,7 +301,7 @@ class _Run:
                 continue
             epoch, done = trainer.step // per_epoch, trainer.step == trainer.total_steps
             if done or (every and epoch % every == 0):
-                interval = validation.score(trainer.deployed, self.config, self.classes) if validation else None
+                interval = validation.score(trainer.deployed.eval(), self.config, self.classes) if validation else None
                 self._record(epoch, float(np.nanmean(losses)), interval, time.perf_counter() - started)
                 bar.set_postfix(loss=f"{np.nanmean(losses):.4f}", score=f"{interval.value:.4f}" if interval else "-")
                 losses, started = [], time.perf_counter()

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from birdkit.composition import compose_from_recordings
 from birdkit.config import RunConfig
@@ -34,10 +35,11 @@ class Validation:
     whole: bool
     window_s: float
     metric: str
+    progress: bool = False
 
     @classmethod
     def prepare(cls, config: RunConfig, held_out: pd.DataFrame, classes: Sequence[str], *, store: AudioStore,
-                soundscapes: pd.DataFrame | None) -> Validation:
+                soundscapes: pd.DataFrame | None, progress: bool = False) -> Validation:
         """What config.validation asks for, from the rows that validate.
 
         held_out     rows of the recordings table with split == config.split
@@ -69,18 +71,20 @@ class Validation:
                 sources, [partial(store.whole, file) for file in own], rng=np.random.default_rng(config.split),
                 sample_rate_hz=config.frontend.sample_rate_hz, n_soundscapes=config.validation.n_soundscapes,
                 soundscape_s=competition.soundscape_s)
-            for soundscape in composed:
+            for soundscape in tqdm(composed, "composing the validation", config.validation.n_soundscapes, leave=False,
+                                   unit="soundscape", disable=not progress):
                 waves.append(_pack(soundscape.wave))
                 truth.append(soundscape.truth(classes, window_s=competition.window_s))
         heard = int((np.concatenate(truth).max(0) > 0).sum())
         log.info("validating on %d %s with %d of %d classes", len(waves), config.validation.kind, heard, len(classes))
         return cls(tuple(waves), tuple(truth), config.validation.kind == "recordings", competition.window_s,
-                   competition.metric)
+                   competition.metric, progress)
 
     def predict(self, model: Model, config: RunConfig, classes: Sequence[str]) -> list[np.ndarray]:
         """Probabilities of each wave's rows, as a submission would hold them: (rows, K) each."""
         predictor = Predictor.of_model(model, config, classes)
-        named = ((f"{index:05d}", wave.astype(np.float32)) for index, wave in enumerate(self.waves))
+        waves = tqdm(self.waves, "validating", leave=False, unit="soundscape", disable=not self.progress)
+        named = ((f"{index:05d}", wave.astype(np.float32)) for index, wave in enumerate(waves))
         table = predict_waves(named, [predictor], window_s=self.window_s, classes=classes).table
         rows = [part[list(classes)].to_numpy() for _, part in table.groupby("file", sort=True)]
         return [part.max(0, keepdims=True) if self.whole else part for part in rows]

@@ -75,7 +75,7 @@ def test_a_changed_front_end_stops_at_the_load(saved, monkeypatch, breakage: str
 
 def test_a_changed_aggregation_stops_at_the_load(saved, monkeypatch) -> None:
     """Pooled logits in training and pooled probabilities in submission were two functions in the second seed."""
-    monkeypatch.setattr(checkpoint, "probabilities", lambda output: output.segment_logits.sigmoid().amax(1))
+    monkeypatch.setattr(checkpoint, "probabilities", lambda output: output.segment_logits.sigmoid().sum(1))
     with pytest.raises(CheckpointError, match=r"golden\.probabilities differs"):
         checkpoint.load(saved[0])
 

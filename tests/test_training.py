@@ -194,6 +194,13 @@ def test_averaged_weights_are_the_ones_deployed(quick) -> None:
     assert make_trainer(replace(quick, train__ema_decay=0.0)).deployed is not None
 
 
+def test_a_run_without_averaged_weights_validates_too(tones, quick, tmp_path) -> None:
+    """Then the model in training is the one that is scored, with its dropout off, and goes on training after it."""
+    config = replace(quick, train__ema_decay=0.0, train__epochs=2)
+    result = fit(config, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
+    assert result.history["score"].notna().all()
+
+
 def test_two_runs_of_one_seed_are_equal(tones, quick, tmp_path) -> None:
     """Otherwise no difference between two settings means anything."""
     config = replace(quick, train__epochs=1)
@@ -206,9 +213,11 @@ def test_precision_is_chosen_by_the_device_and_by_the_config(monkeypatch, tmp_pa
     for flags, expected in (("flags\t: avx2 avx512_bf16", True), ("flags\t: avx2 avx512f", False)):
         (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
         assert training.has_bf16_units(tmp_path / "cpuinfo") is expected
-        monkeypatch.setattr(training, "has_bf16_units", lambda expected=expected: expected)
-        assert choose_precision(TrainConfig(), "cpu") == ("bf16" if expected else "f32")
     assert not training.has_bf16_units(tmp_path / "absent")
+    monkeypatch.setattr(training, "has_bf16_units", lambda: True)
+    assert choose_precision(TrainConfig(), "cpu") == "bf16"
+    monkeypatch.setattr(training, "has_bf16_units", lambda: False)
+    assert choose_precision(TrainConfig(), "cpu") == "f32"
     assert choose_precision(TrainConfig(precision="bf16"), "cpu") == "bf16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert choose_precision(TrainConfig(), "cuda") == "fp16"
