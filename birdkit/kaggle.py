@@ -147,12 +147,13 @@ class Workspace:
         """The pseudo-labels that round `round` trains on: None in round 0, MissingInputError before notebook 02."""
         return self._find(self.pseudo_labels_path(round).name)[0] if round > 0 else None
 
-    def checkpoints(self, round: int) -> list[Path]:
-        """The best checkpoint of every run of a round: those of `folder`, or where it has none of all attached outputs.
+    def checkpoints(self, round: int, *, earlier: int = 0) -> list[Path]:
+        """The best checkpoint of every run of a round, and of as many `earlier` rounds: an ensemble.
 
-        MissingInputError if there is none.
+        Those of `folder`, or where it has none of all attached outputs. MissingInputError if a round has none.
         """
-        return self._find(f"round{round}_split*/best.safetensors")
+        rounds = range(max(round - earlier, 0), round + 1)
+        return [path for number in rounds for path in self._find(f"round{number}_split*/best.safetensors")]
 
     def teachers(self, round: int) -> list[Path]:
         """The checkpoints that label soundscapes for round `round`: none in round 0."""

@@ -49,11 +49,13 @@ class Step:
         return self.notebook + of_round + of_split
 
 
-def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool = False) -> list[Step]:
+def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool = False,
+          earlier: int = 0) -> list[Step]:
     """01 -> 03 -> (02 -> 03) * rounds -> 04; with `every_round`, a submission after each round to compare them.
 
-    splits  the parts of the cross-validation to train, one run of 03 each
-    rounds  of pseudo-labelling; round 0 trains without
+    splits   the parts of the cross-validation to train, one run of 03 each
+    rounds   of pseudo-labelling; round 0 trains without
+    earlier  rounds before the one submitted whose checkpoints join its ensemble
 
     >>> [step.name for step in steps("tiny", [0], rounds=1)]
     ['01_preprocess', '03_train_fold_round0_split0', '02_pseudolabel_round1', '03_train_fold_round1_split0',
@@ -68,7 +70,7 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
         plan += [Step("03_train_fold", {"RECIPE": recipe, "ROUND": number, "FOLD": split}) for split in splits]
         if number == rounds or every_round:
             name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
-            plan.append(Step(INFER, {"ROUND": number, "SUBMISSION": name}))
+            plan.append(Step(INFER, {"ROUND": number, "EARLIER": min(earlier, number), "SUBMISSION": name}))
     return plan
 
 
@@ -101,7 +103,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     chosen = recipes.get(recipe)
     common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work)}
     plan = steps(recipe, chosen.splits if splits is None else splits,
-                 rounds=chosen.rounds if rounds is None else rounds, every_round=every_round)
+                 rounds=chosen.rounds if rounds is None else rounds, every_round=every_round, earlier=chosen.earlier)
     before = repr(chosen)  # a recipe that was changed is another one
     # The notebooks draw bars of their own on stderr: this one stays still while they do.
     with tqdm(plan, desc="pipeline", unit="step", leave=True) as bar:

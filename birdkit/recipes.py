@@ -12,15 +12,17 @@ from birdkit.config import Member, RunConfig, replace, to_dict
 class Recipe:
     """A named run config, and what a whole run of it trains.
 
-    config  of round 0
-    splits  the splits that are trained, each one a member of the ensemble
-    rounds  of pseudo-labelling after round 0
-    later   changes to the config from round 1 on, as for birdkit.config.replace
+    config   of round 0
+    splits   the splits that are trained, each one a member of the ensemble
+    rounds   of pseudo-labelling after round 0
+    earlier  rounds before the last whose checkpoints join the ensemble
+    later    changes to the config from round 1 on, as for birdkit.config.replace
     """
 
     config: RunConfig
     splits: tuple[int, ...] = (0,)
     rounds: int = 1
+    earlier: int = 0
     later: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, round: int, split: int, *, year: int = 2025) -> RunConfig:
@@ -89,7 +91,7 @@ def _small() -> Recipe:
         validation__kind="composed", inference__clip_step_s=1.25, inference__pool="clips",
         inference__postprocess=(member("scale_by_file_top", k=2, power=0.5),))
     # Teachers are unsure of animals they have met only alone: a power below 1 lifts what they only suspect.
-    return Recipe(config, splits=(0, 1), later={"train__epochs": 13, "data__pseudo_power": 0.6})
+    return Recipe(config, splits=(0, 1), earlier=1, later={"train__epochs": 13, "data__pseudo_power": 0.6})
 
 
 def _demo() -> Recipe:

@@ -153,6 +153,8 @@ def test_the_teachers_of_a_round_are_the_models_of_the_round_before(tmp_path: Pa
     touch(work.run_dir(0, 0) / "best.safetensors", work.run_dir(1, 0) / "best.safetensors")
     assert work.teachers(0) == [] and work.pseudo_labels(0) is None
     assert work.teachers(1) == work.checkpoints(0) and work.teachers(2) == work.checkpoints(1)
+    assert work.checkpoints(1, earlier=1) == [*work.checkpoints(0), *work.checkpoints(1)]
+    assert work.checkpoints(1, earlier=9) == work.checkpoints(1, earlier=1)
 
 
 def test_on_kaggle_the_outputs_of_earlier_notebooks_are_found(tmp_path: Path) -> None:

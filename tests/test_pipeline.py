@@ -14,7 +14,7 @@ from birdkit.pipeline import PipelineError
 
 NAMES = ("01_preprocess", "02_pseudolabel", "03_train_fold", "04_ensemble_infer")
 Calls = list[tuple[str, dict[str, Any]]]
-PARAMETERS = "COMPETITION_DIR = WORK_DIR = RECIPE = SUBMISSION = ''\nROUND = FOLD = 0"
+PARAMETERS = "COMPETITION_DIR = WORK_DIR = RECIPE = SUBMISSION = ''\nROUND = FOLD = EARLIER = 0"
 
 
 def notebook(path: Path, *sources: str) -> None:
@@ -81,7 +81,7 @@ def test_every_step_gets_its_parameters(books: Path, tmp_path: Path, executed: C
     assert [parameters for _, parameters in executed] == [
         {**folders, "RECIPE": "tiny"}, {**folders, "RECIPE": "tiny", "ROUND": 0, "FOLD": 2},
         {**folders, "ROUND": 1}, {**folders, "RECIPE": "tiny", "ROUND": 1, "FOLD": 2},
-        {**folders, "ROUND": 1, "SUBMISSION": "submission.csv"}]
+        {**folders, "ROUND": 1, "EARLIER": 0, "SUBMISSION": "submission.csv"}]
 
 
 def test_the_recipe_says_what_to_train_unless_told(books: Path, tmp_path: Path, executed: Calls,
@@ -149,3 +149,9 @@ def test_a_failing_notebook_stops_the_run_and_goes_on_when_mended(books: Path, t
 def test_the_notebooks_of_the_checkout_are_found() -> None:
     """Without being told where."""
     assert {path.stem for path in pipeline.find_notebooks().glob("*.ipynb")} >= set(NAMES)
+
+
+def test_earlier_rounds_join_the_ensemble_but_not_more_than_there_are() -> None:
+    """A recipe may average its rounds; the submission after round 0 can have no earlier one."""
+    plan = pipeline.steps("tiny", [0], rounds=2, every_round=True, earlier=1)
+    assert [step.parameters["EARLIER"] for step in plan if step.notebook == pipeline.INFER] == [0, 1, 1]
