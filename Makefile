@@ -7,6 +7,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 RECIPE ?= demo
 DEMO ?= demo
+WORK := $(DEMO)/work
 
 BIN := .venv/bin
 KAGGLE_BIN := .venv-kaggle/bin
@@ -31,14 +32,14 @@ TRUTH := $(DEMO)/competition_truth/test_truth.csv
 
 demo: .venv/.installed
 	$(BIN)/birdkit generate $(DEMO)/competition
-	$(BIN)/birdkit pipeline $(DEMO)/competition $(DEMO)/work --recipe $(RECIPE) --rounds 1 --every-round
-	$(BIN)/birdkit report $(DEMO)/competition $(DEMO)/work --truth $(TRUTH)
+	$(BIN)/birdkit pipeline $(DEMO)/competition $(WORK) --recipe $(RECIPE) --rounds 1 --every-round
+	$(BIN)/birdkit report $(DEMO)/competition $(WORK) --truth $(TRUTH)
 	@echo "chance:"
 	@$(BIN)/birdkit score $(DEMO)/competition/sample_submission.csv $(TRUTH) --year 2025
 	@echo "without pseudo-labels (round 0):"
-	@$(BIN)/birdkit score $(DEMO)/work/submission_round0.csv $(TRUTH) --year 2025
-	@echo "with pseudo-labels (round 1), $(DEMO)/work/submission.csv:"
-	@$(BIN)/birdkit score $(DEMO)/work/submission.csv $(TRUTH) --year 2025
+	@$(BIN)/birdkit score $(WORK)/submission_round0.csv $(TRUTH) --year 2025
+	@echo "with pseudo-labels (round 1), $(WORK)/submission.csv:"
+	@$(BIN)/birdkit score $(WORK)/submission.csv $(TRUTH) --year 2025
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
