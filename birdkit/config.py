@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
+OWN = "own"  # as a backbone: the network of the model's own paper
 
 
 def to_dict(config: Any) -> Any:
@@ -120,6 +121,7 @@ class FrontEndConfig:
     channels  "one", "repeat" (three equal) or "delta" (x and its first two differences along true time)
     imagenet  True scales three channels by ImageNet's mean and deviation, as the second seed did
     frames    None: T = N / hop exactly. A number keeps that many of the 1 + N // hop frames, centred
+    stretch   None, or the T frames that those are resized to along time, bicubic (HTS-AT: 1001 -> 1024)
     edges     what the STFT sees beyond both ends of the clip: "reflect" (its mirror image) or "constant" (zeros)
     """
 
@@ -141,6 +143,7 @@ class FrontEndConfig:
     imagenet: bool = False
     strips: int = 2
     frames: int | None = None
+    stretch: int | None = None
     edges: str = "reflect"
 
     def __post_init__(self) -> None:
@@ -160,6 +163,9 @@ class FrontEndConfig:
         if self.frames is not None and not 0 < self.frames <= 1 + self.n_samples // self.hop_samples:
             raise ValueError(f"frames = {self.frames}, but {self.clip_s:g} s at hop {self.hop_samples} "
                              f"has {1 + self.n_samples // self.hop_samples}")
+        if self.stretch is not None and self.stretch < self.kept_frames:
+            raise ValueError(f"stretch = {self.stretch} is below the {self.kept_frames} frames there are: it would "
+                             "lose some; set `frames`, or a longer hop")
         if self.strips < 1 or self.n_frames % self.strips:
             raise ValueError(f"{self.n_samples} samples / hop {self.hop_samples} = {self.n_frames} frames; "
                              f"{self.n_frames} / {self.strips} strips = {self.n_frames / max(self.strips, 1):.3f}")
@@ -177,9 +183,14 @@ class FrontEndConfig:
         return int(self.clip_s * self.sample_rate_hz)
 
     @property
-    def n_frames(self) -> int:
-        """Frames of the spectrogram before folding."""
+    def kept_frames(self) -> int:
+        """Frames that are kept of the STFT's."""
         return self.n_samples // self.hop_samples if self.frames is None else self.frames
+
+    @property
+    def n_frames(self) -> int:
+        """T, frames of the spectrogram before folding."""
+        return self.kept_frames if self.stretch is None else self.stretch
 
     @property
     def n_channels(self) -> int:
@@ -196,30 +207,51 @@ class FrontEndConfig:
 class ModelConfig:
     """The network behind the image.
 
-    name        a registered model
-    backbone    a timm model name, or one of birdkit.models.scratch
-    weights     "none" (from scratch), "hub" (timm's pretrained weights) or the path of a weights file
-    head        a registered head
-    head_axis   the axis the head pools over: "time", or "frequency" (segments are then bands)
-    pooling     of the features over the other axis: "mean", or "mean_max" (their sum), which lets one band stand out
-    hidden      width of the layer before the head, 0 for the backbone's own
-    options     of the head
+    name            a registered model
+    backbone        a timm model name, one of birdkit.models.scratch, or "own": the network of the model's own paper
+    weights         "none" (from scratch), "hub" (timm's pretrained weights) or the path of a weights file: the
+                    backbone's, the whole model's as its authors published it, or a birdkit checkpoint
+    partial_weights True allows a weights file that fits only in part; what was left out is logged either way
+    input_norm      learned scaling of the image: "none", "band" (batch norm, one per mel band: first seed, HTS-AT),
+                    "channel" (batch norm of the image: second seed), "instance" (of each image: 2021 call detector)
+    parts           training clips are this many clips long: each goes through the backbone alone, then their segments
+                    are joined along time and decided on together (2021 second place, first seed). 1 for whole clips
+    pooling         of the features over the axis that is not the head's: "mean", "max", "gem" (generalised mean,
+                    Radenovic et al. 2017), or "mean_max" (mean + max), which lets one band stand out
+    smoothing       True adds the maximum and the mean over three neighbouring segments (PANNs; the first seed's
+                    "channel smoothing")
+    neck            before the head: "linear" (dropout, linear, ReLU, dropout) or "none" (dropout)
+    hidden          width of the linear neck, 0 for the backbone's own
+    head            a registered head
+    head_axis       the axis the head pools over: "time", or "frequency" (segments are then bands)
+    head_options    of the head
+    options         of the model: sizes that only this model has
     """
 
     name: str = "sed"
     backbone: str = "tf_efficientnet_b0.ns_jft_in1k"
     weights: str = "none"
-    head: str = "attention"
-    head_axis: str = "time"
+    partial_weights: bool = False
+    input_norm: str = "none"
+    parts: int = 1
     pooling: str = "mean"
+    smoothing: bool = False
+    neck: str = "linear"
     hidden: int = 0
     dropout: float = 0.2
     drop_path: float = 0.0
+    head: str = "attention"
+    head_axis: str = "time"
+    head_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _one_of("head_axis", self.head_axis, ("time", "frequency"))
-        _one_of("pooling", self.pooling, ("mean", "mean_max"))
+        _one_of("pooling", self.pooling, ("mean", "max", "gem", "mean_max"))
+        _one_of("neck", self.neck, ("linear", "none"))
+        _one_of("input_norm", self.input_norm, ("none", "band", "channel", "instance"))
+        if self.parts < 1:
+            raise ValueError(f"parts = {self.parts} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -298,6 +330,9 @@ class InferenceConfig:
     """How a soundscape becomes window probabilities; the same in validation, pseudo-labelling and submission.
 
     clip_step_s  time from one clip to the next, None for contiguous clips
+    scales       lengths of the clips the network sees, in clips of the front end: (1, 2, 4) also shows it images twice
+                 and four times as long and averages the probabilities (2021 second place: 5, 10 and 20 s). Only for
+                 networks that take images of any width
     pool         of what a window's probability is made, one of POOLS
     backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
     precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
@@ -305,6 +340,7 @@ class InferenceConfig:
     """
 
     clip_step_s: float | None = None
+    scales: tuple[int, ...] = (1,)
     pool: str = "segments"
     batch_size: int = 12
     backend: str = "auto"
@@ -315,6 +351,8 @@ class InferenceConfig:
         _one_of("pool", self.pool, POOLS)
         _one_of("backend", self.backend, ("auto", "openvino", "torch"))
         _one_of("precision", self.precision, ("f32", "bf16"))
+        if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales = {self.scales} must be different whole numbers from 1 on")
 
 
 @dataclass(frozen=True)
@@ -361,3 +399,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not -1 <= self.split < self.n_splits:
             raise ValueError(f"split = {self.split} is not one of -1 .. {self.n_splits - 1}")
+
+    @property
+    def example_s(self) -> float:
+        """Seconds of a training example: a clip, or as many clips as the model has parts."""
+        return self.model.parts * self.frontend.clip_s

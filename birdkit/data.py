@@ -180,8 +180,8 @@ class ClipDataset(Dataset):
         self.targets = make_targets(table, classes, config.data)
         self.weights = make_weights(table, config.data)
         self.crop = config.data.crop
-        self.clip_s = config.frontend.clip_s
-        self.n_samples = config.frontend.n_samples
+        self.example_s = config.example_s
+        self.n_samples = config.model.parts * config.frontend.n_samples
         self.seed = config.seed
         self.store = store
         self.backgrounds = backgrounds
@@ -200,7 +200,7 @@ class ClipDataset(Dataset):
 
     def _clip(self, recording: int, rng: np.random.Generator) -> np.ndarray:
         """One clip of a recording, (N,); a shorter recording is repeated from a random phase."""
-        file, spare_s = self.files[recording], self.duration_s[recording] - self.clip_s
+        file, spare_s = self.files[recording], self.duration_s[recording] - self.example_s
         if spare_s <= 0:
             wave = self.store.whole(file)
             return audio.pad_cyclic(np.roll(wave, int(rng.integers(len(wave)))), self.n_samples)
@@ -212,7 +212,7 @@ class ClipDataset(Dataset):
             step = self.store.sample_rate_hz // 2
             odds = energy_weights(self.store.whole(file), self.n_samples, step)
             start_s = int(rng.choice(len(odds), p=odds)) * step / self.store.sample_rate_hz
-        return audio.pad_cyclic(self.store.part(file, start_s, self.clip_s), self.n_samples)
+        return audio.pad_cyclic(self.store.part(file, start_s, self.example_s), self.n_samples)
 
     def _background(self, row: int, rng: np.random.Generator) -> np.ndarray:
         """The clip of a background row, (N,): from the start of the labelled window on, or a random one."""
@@ -220,8 +220,8 @@ class ClipDataset(Dataset):
         assert backgrounds is not None
         start_s = float(backgrounds.start_s[row])
         if np.isnan(start_s):
-            start_s = float(rng.uniform(0, max(backgrounds.length_s[row] - self.clip_s, 0)))
-        return audio.pad_cyclic(self.store.part(backgrounds.file[row], start_s, self.clip_s), self.n_samples)
+            start_s = float(rng.uniform(0, max(backgrounds.length_s[row] - self.example_s, 0)))
+        return audio.pad_cyclic(self.store.part(backgrounds.file[row], start_s, self.example_s), self.n_samples)
 
 
 def _collate(examples: list[dict[str, Tensor]]) -> Batch:

@@ -75,7 +75,7 @@ class TorchClassifier:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.model.classify(image.to(device))
         return SEDOutput(output.clip_logits.float().cpu(), output.segment_logits.float().cpu(),
-                         output.attention.float().cpu())
+                         output.attention.float().cpu(), output.pooled)
 
 
 class OpenVINOClassifier:
@@ -86,14 +86,16 @@ class OpenVINOClassifier:
 
     compiled   an openvino.CompiledModel of (1, C, H, W) -> clip logits, segment logits, attention
     precision  "f32" or "bf16", the one that is in effect
+    pooled     the model's, see SEDOutput
     """
 
     backend = "openvino"
 
-    def __init__(self, compiled: Any, *, precision: str) -> None:
+    def __init__(self, compiled: Any, *, precision: str, pooled: str) -> None:
         import openvino
 
         self.precision = precision
+        self.pooled = pooled
         self._queue = openvino.AsyncInferQueue(compiled, 0)
 
     def __call__(self, image: Tensor) -> SEDOutput:
@@ -107,7 +109,8 @@ class OpenVINOClassifier:
         for index, one in enumerate(image.numpy()):
             self._queue.start_async([one[None]], index)
         self._queue.wait_all()
-        return SEDOutput(*(torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)))
+        clip, segments, attention = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True))
+        return SEDOutput(clip, segments, attention, self.pooled)
 
 
 class _Outputs(nn.Module):
@@ -160,7 +163,7 @@ def export(model: Model, waves: Tensor, *, precision: str = "f32", threads: int 
     effective = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if effective not in (precision, PRECISIONS[precision]):
         raise ExportError(f"asked for {precision}, but on this CPU OpenVINO computes in {effective}")
-    classifier = OpenVINOClassifier(compiled, precision=precision)
+    classifier = OpenVINOClassifier(compiled, precision=precision, pooled=model.pooled)
     agreement = parity(model, classifier, waves)
     log.info("OpenVINO %s at %s: %s", openvino.__version__, precision, agreement)
     require_parity(agreement, precision)

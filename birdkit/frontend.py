@@ -63,7 +63,7 @@ class FrontEnd(nn.Module):
             raise ValueError(f"the front end takes waves of shape (B, {self.config.n_samples}), "
                              f"{self.config.clip_s:g} s at {self.config.sample_rate_hz} Hz, not {tuple(wave.shape)}")
         with torch.autocast(wave.device.type, enabled=False):
-            spectrogram = self._scale(self._decibels(self._level(wave.float())))  # (B, F, T)
+            spectrogram = self._stretch(self._scale(self._decibels(self._level(wave.float()))))  # (B, F, T)
             return fold(self._channels(spectrogram), self.config.strips)
 
     def _level(self, wave: Tensor) -> Tensor:
@@ -82,8 +82,8 @@ class FrontEnd(nn.Module):
                           pad_mode=config.edges, return_complex=True)  # (B, bins, 1 + N // hop)
         # A clip of N samples has one frame more than N / hop, centred on the sample after its end: it belongs to the
         # next clip, and without it the frames divide evenly.
-        first = 0 if config.frames is None else (bins.shape[2] - config.n_frames) // 2
-        bins = bins.transpose(1, 2)[:, first:first + config.n_frames]  # (B, T, bins), as it lies in memory
+        first = 0 if config.frames is None else (bins.shape[2] - config.kept_frames) // 2
+        bins = bins.transpose(1, 2)[:, first:first + config.kept_frames]  # (B, T, bins), as it lies in memory
         power = bins.real.square().addcmul_(bins.imag, bins.imag)
         if config.power != 2.0:
             power = power.pow(config.power / 2)
@@ -107,6 +107,13 @@ class FrontEnd(nn.Module):
         if self.config.scaling == "db80":
             return (decibels + 80) / 80
         return decibels
+
+    def _stretch(self, spectrogram: Tensor) -> Tensor:
+        """(B, F, kept frames) -> (B, F, T): bicubic along time where the config asks for it."""
+        size = spectrogram.shape[1], self.config.n_frames
+        if spectrogram.shape[2] == size[1]:
+            return spectrogram
+        return functional.interpolate(spectrogram.unsqueeze(1), size, mode="bicubic", align_corners=True).squeeze(1)
 
     def _channels(self, spectrogram: Tensor) -> Tensor:
         """(B, F, T) -> (B, C, F, T)."""

@@ -95,7 +95,8 @@ class Predictor:
             coverage = window_coverage(block, starts[heard], frontend.n_samples, self.n_segments,
                                        axis=self.config.model.head_axis)
             mask = torch.from_numpy(heard)
-            part = SEDOutput(output.clip_logits[mask], output.segment_logits[mask], output.attention[mask])
+            part = SEDOutput(output.clip_logits[mask], output.segment_logits[mask], output.attention[mask],
+                             output.pooled)
             blocks.append(probabilities(part, torch.from_numpy(coverage), pool=self.config.inference.pool))
         return torch.cat(blocks).numpy()
 
@@ -146,4 +147,4 @@ def join_outputs(parts: Sequence[SEDOutput]) -> SEDOutput:
     """The outputs of consecutive batches as one."""
     return SEDOutput(torch.cat([part.clip_logits for part in parts]),
                      torch.cat([part.segment_logits for part in parts]),
-                     torch.cat([part.attention for part in parts]))
+                     torch.cat([part.attention for part in parts]), parts[0].pooled)

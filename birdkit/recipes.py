@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from birdkit.config import Member, RunConfig, replace, to_dict
+from birdkit.presets import FRONT_ENDS
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,8 @@ def _seed2025() -> Recipe:
     """
     config = replace(
         RunConfig(), name="seed2025", n_splits=10,
-        frontend__fmax_hz=14_000.0, frontend__level="peak", frontend__floor=1e-10, frontend__top_db=80.0,
-        frontend__scaling="minmax", frontend__channels="delta", frontend__imagenet=True, frontend__edges="constant",
-        model__weights="hub", model__options={"kernel": 3}, model__dropout=0.3,
+        frontend=FRONT_ENDS["seed2025-384"],
+        model__weights="hub", model__input_norm="channel", model__head_options={"kernel": 3}, model__dropout=0.3,
         data__secondary_target=0.3, data__balance=0.5, data__pseudo_floor=0.5,
         augment__wave=(member("repeat", counts=[0, 1, 1, 2], member={"name": "sumix", "options": {}},
                               by_count={"2": {"min_gain": 0.5}}),),

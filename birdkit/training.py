@@ -23,7 +23,6 @@ from birdkit.augmentations import build_augmentations
 from birdkit.batch import Batch
 from birdkit.config import RunConfig, TrainConfig, to_dict
 from birdkit.data import AudioStore, Backgrounds, ClipDataset, steps_per_epoch, table_hash, training_batches
-from birdkit.folding import fold, unfold
 from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
 from birdkit.models import build_model
@@ -160,18 +159,16 @@ class Trainer:
     def _loss(self, batch: Batch) -> Tensor:
         """Augment, front end, augment, classify, compare. Random draws depend on the seed and the step alone."""
         generator = torch.Generator().manual_seed((self.config.seed << 32) + self.step)
-        strips = self.config.frontend.strips
         self.model.train()
         with torch.no_grad():
             for augmentation in self.wave_augmentations:
                 batch = augmentation(batch, generator)
-            image = self.model.frontend(batch.signal)
-            if self.spectrogram_augmentations:
-                batch = batch.replace(signal=unfold(image, strips))
-                for augmentation in self.spectrogram_augmentations:
-                    batch = augmentation(batch, generator)
-                image = fold(batch.signal, strips)
-        image = image.contiguous(memory_format=torch.channels_last)
+            batch = batch.replace(signal=self.model.spectrogram(batch.signal))
+            for augmentation in self.spectrogram_augmentations:
+                batch = augmentation(batch, generator)
+            image = self.model.image(batch.signal)
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             output = self.model.classify(image)
         return self.loss(output, batch.target, batch.weight)
@@ -254,7 +251,7 @@ def choose_backgrounds(config: RunConfig, classes: Sequence[str], soundscapes: p
         raise ValueError(f"round {config.round} {'needs' if config.round else 'takes no'} pseudo-labels, but "
                          f"{0 if pseudo_labels is None else len(pseudo_labels)} windows were given")
     if pseudo_labels is not None and len(pseudo_labels):
-        return Backgrounds.pseudo_labelled(pseudo_labels, classes, config.data, config.frontend.clip_s)
+        return Backgrounds.pseudo_labelled(pseudo_labels, classes, config.data, config.example_s)
     if soundscapes is not None and len(soundscapes):
         return Backgrounds.unlabelled(soundscapes, len(classes))
     return None

@@ -18,7 +18,7 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 LAYERS = (
     "registry folding metrics postprocess profiles kaggle windows",
     "config audio splits batch output ambience calls composition",
-    "frontend losses augmentations sampling recipes soundscapes",
+    "frontend losses augmentations sampling presets recipes soundscapes",
     "models",
     "checkpoint data",
     "inference predictor export preprocess synthesis",

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from birdkit.output import SEDOutput, probabilities
+from birdkit.output import POOLED, SEDOutput, pool_probabilities, probabilities
 
 
 def make(clips: int = 2, segments: int = 6, classes: int = 3) -> SEDOutput:
@@ -66,3 +66,45 @@ def test_half_precision_logits_come_out_in_float32() -> None:
     half = SEDOutput(*(value.bfloat16() for value in (output.clip_logits, output.segment_logits, output.attention)))
     assert probabilities(half).dtype == torch.float32
     assert probabilities(half, torch.ones(1, 12)).dtype == torch.float32
+
+
+def of_kind(pooled: str) -> SEDOutput:
+    """Two clips of six segments whose clips follow from their segments as `pooled` says."""
+    one = make()
+    clip = {"logits": one.clip_logits, "probabilities": pool_probabilities(one.segment_logits, one.attention),
+            "max": one.segment_logits.amax(1), "free": one.clip_logits + 1.5}[pooled]
+    return SEDOutput(clip, one.segment_logits, one.attention, pooled)
+
+
+@pytest.mark.parametrize("pooled", POOLED)
+def test_however_it_is_pooled_a_window_that_is_the_clip_is_the_clip(pooled: str) -> None:
+    """What the second seed submitted (pooled probabilities) was never what it validated (pooled logits)."""
+    output, coverage = of_kind(pooled), torch.zeros(2, 12)
+    coverage[0, :6] = coverage[1, 6:] = 1.0
+    assert torch.allclose(probabilities(output, coverage), probabilities(output), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooled", ["logits", "probabilities", "max"])
+def test_however_it_is_pooled_a_window_hears_only_its_own_segments(pooled: str) -> None:
+    """A loud call in the other half of the clip, and in a sliver of the neighbouring segment, stays there."""
+    output, coverage = of_kind(pooled), torch.zeros(1, 12)
+    coverage[0, :3] = 1.0
+    before = probabilities(output, coverage)
+    output.segment_logits[0, 3:] += 50
+    assert torch.equal(probabilities(output, coverage), before)
+    if pooled == "max":
+        coverage[0, 3] = 0.01
+        assert torch.equal(probabilities(output, coverage), before)
+
+
+def test_pooled_probabilities_keep_both_tails() -> None:
+    """Logits of -40 and 40 have probabilities that float32 rounds to 0 and 1; their logits must not be infinite."""
+    logits = torch.tensor([[[-40.0, 40.0, 2.0], [-40.0, 40.0, -2.0]]])
+    pooled = pool_probabilities(logits, torch.full((1, 2, 3), 0.5))
+    assert torch.allclose(pooled, torch.tensor([[-40.0, 40.0, 0.0]]), atol=1e-4)
+
+
+def test_an_unknown_way_of_pooling_is_refused() -> None:
+    """A typing error in a new head must not be pooled as something else."""
+    with pytest.raises(ValueError, match="pooled = 'mean'"):
+        SEDOutput(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1), "mean")

@@ -1,88 +1,57 @@
 """The SED model: a timm backbone on the folded image, unfolded before anything is pooled, a head over segments."""
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import timm
-import torch
 from torch import Tensor, nn
 
 from birdkit.config import FrontEndConfig, ModelConfig
-from birdkit.folding import unfold
+from birdkit.models.backbones import BackboneMap
 from birdkit.models.base import MODELS, Model
 from birdkit.models.heads import HEADS
-from birdkit.models.scratch import BACKBONES
+from birdkit.models.pooling import AxisPool, smooth_segments
 from birdkit.output import SEDOutput
-
-
-def build_backbone(config: ModelConfig, in_chans: int) -> nn.Module:
-    """A feature extractor with `config.weights`: "none", "hub", or the path of a weights file.
-
-    A name in birdkit.models.scratch.BACKBONES is ours, any other is timm's. Raises ValueError where weights are asked
-    for that do not exist, FileNotFoundError where the path does not; timm raises where the file does not fit.
-    """
-    if config.backbone in BACKBONES.names():
-        if config.weights != "none":
-            raise ValueError(f"backbone {config.backbone} is trained from scratch, not from {config.weights!r}")
-        return BACKBONES.build(config.backbone, in_chans=in_chans, drop_path_rate=config.drop_path)
-    options: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, "pretrained": config.weights != "none"}
-    if config.drop_path:
-        options["drop_path_rate"] = config.drop_path
-    if config.weights not in ("none", "hub"):
-        if not Path(config.weights).is_file():
-            raise FileNotFoundError(f"no weights file at {config.weights} for backbone {config.backbone}")
-        options["pretrained_cfg_overlay"] = {"file": config.weights}
-    return timm.create_model(config.backbone, **options)
 
 
 @MODELS.register("sed")
 class SED(Model):
-    """Sound event detection from weak labels: every segment of the clip gets logits, attention makes the clip's.
+    """Sound event detection from weak labels: every segment of the clip gets logits, the head makes the clip's.
 
     The backbone sees the folded image as a plain image; its feature map (B, D, h, w) is unfolded to
     (B, D, h / strips, strips * w), so the segments run along true time again, and the bands are pooled.
-    With head_axis "frequency" the roles of the axes are swapped: time is pooled, the segments are bands.
+    With head_axis "frequency" the roles of the axes are swapped: time is pooled, the segments are bands (what the
+    first seed's committed models do, and Kaytoo's).
 
-    Raises ValueError where the backbone's feature map does not unfold, for instance because a seam between two
-    strips would fall inside a feature cell. After the second seed (BirdCLEF 2025, 56th place).
+    Raises ValueError where the backbone's feature map does not unfold. After the second seed (BirdCLEF 2025, 56th
+    place); in parts, after the first (2022) and the 2021 second place.
     """
+
+    published = ModelConfig(head_options={"kernel": 3}, input_norm="channel")
+    published_frontend = "seed2025-384"
+    small = ModelConfig(backbone="scratch_resnet_s2", pooling="mean_max", hidden=64)
+    small_frontend = FrontEndConfig(clip_s=4.0, hop_samples=1000, n_mels=64)
 
     def __init__(self, config: ModelConfig, frontend: FrontEndConfig, n_classes: int) -> None:
         super().__init__(config, frontend, n_classes)
-        self.strips = frontend.strips
-        self.backbone = build_backbone(config, frontend.n_channels)
-        rows, columns = frontend.image_size
-        height, width = self._feature_size(frontend, rows, columns)
-        self.n_segments = width * self.strips if config.head_axis == "time" else height // self.strips
-        n_features = int(self.backbone.num_features)  # type: ignore[arg-type]
-        hidden = config.hidden or n_features
-        self.neck = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(n_features, hidden), nn.ReLU(),
-                                  nn.Dropout(config.dropout))
-        self.head = HEADS.build(config.head, n_features=hidden, n_classes=n_classes, **config.options)
+        self.backbone = BackboneMap(config, frontend)
+        self.along_time = config.head_axis == "time"
+        self.n_segments = self.backbone.n_segments if self.along_time else self.backbone.n_bands
+        self.pooling = AxisPool(config.pooling)
+        width = self.backbone.n_features
+        if config.neck == "linear":
+            hidden = config.hidden or width
+            self.neck = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, hidden), nn.ReLU(),
+                                      nn.Dropout(config.dropout))
+            width = hidden
+        else:
+            self.neck = nn.Sequential(nn.Dropout(config.dropout))
+        self.head = HEADS.build(config.head, n_features=width, n_classes=n_classes, **config.head_options)
+        self.pooled = self.head.pooled
 
-    def _feature_size(self, frontend: FrontEndConfig, rows: int, columns: int) -> tuple[int, int]:
-        """Height and width of the feature map, from one pass of an empty image; refuses what does not unfold."""
-        self.backbone.eval()
-        with torch.no_grad():
-            features = self.backbone.forward_features(torch.zeros(1, frontend.n_channels, rows, columns))  # type: ignore[operator]
-        self.backbone.train()
-        name = self.config.backbone
-        if features.ndim != 4 or features.shape[1] != self.backbone.num_features:
-            raise ValueError(f"backbone {name} gives features of shape {tuple(features.shape)}; "
-                             f"a SED model needs (B, {self.backbone.num_features}, h, w)")
-        height, width = int(features.shape[2]), int(features.shape[3])
-        if frontend.strips > 1 and (rows % height or frontend.n_mels % (rows // height)):
-            raise ValueError(f"image of {rows} rows -> {height} feature rows with backbone {name}: a strip of "
-                             f"{frontend.n_mels} mels is {frontend.n_mels * height / rows:g} feature rows, "
-                             "not a whole number, so a seam would fall inside a feature cell")
-        return height, width
+    def features(self, image: Tensor) -> Tensor:
+        """(B, C, strips * n_mels, T / strips) -> (B, D, S)."""
+        return self.pooling(self.backbone(image), 2 if self.along_time else 3)
 
-    def classify(self, image: Tensor) -> SEDOutput:
-        """(B, C, strips * n_mels, T / strips) -> SEDOutput."""
-        features = unfold(self.backbone.forward_features(image), self.strips)  # type: ignore[operator]  # (B, D, bands, S)
-        axis = 2 if self.config.head_axis == "time" else 3
-        pooled = features.mean(axis)  # (B, D, S)
-        if self.config.pooling == "mean_max":
-            pooled = pooled + features.amax(axis)
-        return self.head(self.neck(pooled.transpose(1, 2)).transpose(1, 2))
+    def decide(self, features: Tensor) -> SEDOutput:
+        """(B, D, S) -> SEDOutput."""
+        if self.config.smoothing:
+            features = smooth_segments(features)
+        return self.head(self.neck(features.transpose(1, 2)).transpose(1, 2))

@@ -1,0 +1,78 @@
+"""Backbones by name: timm's, or ours for learning from nothing; and what a weights file means to each."""
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from birdkit.config import FrontEndConfig, ModelConfig
+from birdkit.folding import unfold
+from birdkit.models.scratch import BACKBONES
+
+
+def build_backbone(config: ModelConfig, in_chans: int) -> nn.Module:
+    """A feature extractor: `forward_features` (B, C, H, W) -> (B, num_features, h, w).
+
+    A name in birdkit.models.scratch.BACKBONES is ours, any other is timm's, with timm's weights where config.weights is
+    "hub". Raises ValueError where such weights do not exist; timm raises for a name it does not know.
+    """
+    if config.backbone in BACKBONES.names():
+        if config.weights == "hub":
+            raise ValueError(f"backbone {config.backbone} is trained from scratch: there are no weights on timm's hub")
+        return BACKBONES.build(config.backbone, in_chans=in_chans, drop_path_rate=config.drop_path)
+    options: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, "pretrained": config.weights == "hub"}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    return timm.create_model(config.backbone, **options)
+
+
+def backbone_weights(backbone: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A backbone's weights without the classifier they were trained with, and the names of its first convolutions.
+
+    timm's pretrained_cfg names both; a backbone of ours has neither.
+    """
+    about = getattr(backbone, "pretrained_cfg", {})
+    classifiers, first = (_names(about.get(key)) for key in ("classifier", "first_conv"))
+    kept = {name: value for name, value in weights.items() if name.rpartition(".")[0] not in classifiers}
+    return kept, tuple(f"{name}.weight" for name in first)
+
+
+class BackboneMap(nn.Module):
+    """A backbone on the folded image and its feature map along true time, (B, C, H, W) -> (B, num_features, h, S).
+
+    n_features  of the map
+    n_bands     h, n_segments S
+
+    Raises ValueError where the backbone's feature map does not unfold, for instance because a seam between two
+    strips would fall inside a feature cell.
+    """
+
+    def __init__(self, config: ModelConfig, frontend: FrontEndConfig) -> None:
+        super().__init__()
+        self.strips = frontend.strips
+        self.network = build_backbone(config, frontend.n_channels)
+        self.n_features = int(self.network.num_features)  # type: ignore[arg-type]
+        rows, columns = frontend.image_size
+        self.network.eval()
+        with torch.no_grad():
+            features = self.network.forward_features(torch.zeros(1, frontend.n_channels, rows, columns))  # type: ignore[operator]
+        self.network.train()
+        if features.ndim != 4 or features.shape[1] != self.n_features:
+            raise ValueError(f"backbone {config.backbone} gives features of shape {tuple(features.shape)}; "
+                             f"a model needs (B, {self.n_features}, h, w)")
+        height, width = int(features.shape[2]), int(features.shape[3])
+        if self.strips > 1 and (rows % height or frontend.n_mels % (rows // height)):
+            raise ValueError(f"image of {rows} rows -> {height} feature rows with backbone {config.backbone}: a strip "
+                             f"of {frontend.n_mels} mels is {frontend.n_mels * height / rows:g} feature rows, "
+                             "not a whole number, so a seam would fall inside a feature cell")
+        self.n_bands, self.n_segments = height // self.strips, width * self.strips
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, strips * n_mels, T / strips) -> (B, D, bands, S)."""
+        return unfold(self.network.forward_features(image), self.strips)  # type: ignore[operator]
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
