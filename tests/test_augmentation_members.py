@@ -195,6 +195,23 @@ def test_mixup_gives_labels_and_weights_the_share_of_the_audio() -> None:
     assert torch.allclose(result.weight, result.target @ torch.arange(1.0, 7), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(5, 600), (5, 2, 24, 60)])
+def test_parts_are_mixed_with_parts_of_the_same_example_alone(shape: tuple[int, ...]) -> None:
+    """Every example is its own number times a number per part: nobody else's may come in, and labels stay."""
+    own = (10.0 ** torch.arange(5)).view(-1, *[1] * (len(shape) - 1))
+    part = torch.arange(1.0, 7).repeat_interleave(shape[-1] // 6)
+    batch = Batch(own * part.expand(shape), torch.rand(5, 3), torch.rand(5))
+    member = build("part_mixup", parts=6)
+    drawn = member.sample(batch, seeded(0))
+    mixed = member.transform(batch, **drawn)
+    values = (mixed.signal / own).reshape(5, -1, 6, shape[-1] // 6).mean((1, 3))  # of each part
+    expected = drawn["share"] * torch.arange(1.0, 7) + (1 - drawn["share"]) * (1.0 + drawn["order"])
+    assert torch.allclose(values, expected, rtol=1e-4)
+    assert torch.equal(mixed.target, batch.target) and torch.equal(mixed.weight, batch.weight)
+    with pytest.raises(ValueError, match="cannot be cut into 7"):
+        build("part_mixup", parts=7)(batch, seeded(0))
+
+
 @pytest.mark.parametrize("options", [{}, {"alpha": 0.5}])
 def test_or_mixup_keeps_both_labels_whole_and_takes_the_mean_weight(options: dict[str, Any]) -> None:
     """Both birds call, so both labels are 1; the label rests on both examples alike."""

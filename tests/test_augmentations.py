@@ -15,8 +15,9 @@ from birdkit.config import Member
 N = 8000
 SUMIX = {"name": "sumix", "options": {}}
 FILTERS = ("low_pass", "random_eq", "reverb")
-# Members that cannot be built without options; every other one is tested as it comes.
+# Members that cannot do without options; every other one is tested as it comes.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "part_mixup": {"parts": 4},  # 8000 samples and 64 frames are not six equal parts
     "repeat": {"counts": [1, 2], "member": SUMIX},
     "filter_chain": {"members": [{"name": name, "options": {"p": 0.5}} for name in FILTERS]},
 }

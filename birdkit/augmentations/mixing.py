@@ -173,6 +173,44 @@ class CutMix(Mixing):
         return batch.replace(signal=signal, **changes)
 
 
+@AUGMENTATIONS.register("part_mixup")
+class PartMixup(Augmentation):
+    """Mixup inside each example: its parts are mixed with each other, so its labels stay as they are.
+
+    2021 second place (its model 11): the six 5 s parts of 30 s. For models with ModelConfig.parts, whose head hears all
+    parts and whose labels belong to all of them.
+
+    parts  equal pieces of time that an example is cut into
+    alpha  the share of the part itself is drawn from Beta(alpha, alpha), for each part
+    """
+
+    stages = ("wave", "spectrogram")
+
+    def __init__(self, p: float = 1.0, parts: int = 6, *, alpha: float = 1.0) -> None:
+        super().__init__(p)
+        check_range("alpha", alpha, alpha, least=1e-3)
+        if parts < 2:
+            raise ValueError(f"parts = {parts} must be at least 2: one part has no other to be mixed with")
+        self.parts, self.alpha = parts, alpha
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """share (B, P) of the part itself, order (B, P): which part of the same example is mixed in."""
+        n = len(batch)
+        return {"share": beta(n * self.parts, self.alpha, generator=generator).view(n, self.parts),
+                "order": torch.rand(n, self.parts, generator=generator).argsort(1)}
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """share * part + (1 - share) * another part. Raises ValueError where the parts are not of equal length."""
+        signal = batch.signal
+        if signal.shape[-1] % self.parts:
+            raise ValueError(f"{signal.shape[-1]} samples or frames cannot be cut into {self.parts} equal parts")
+        parts = signal.unflatten(-1, (self.parts, -1)).movedim(-2, 1)  # (B, P, ..., time)
+        share, order = drawn["share"].to(signal), drawn["order"].to(signal.device)
+        other = parts[torch.arange(len(parts), device=signal.device)[:, None], order]
+        share = share.view(*share.shape, *[1] * (parts.ndim - 2))
+        return batch.replace(signal=(share * parts + (1 - share) * other).movedim(1, -2).flatten(-2))
+
+
 def _convex(batch: Batch, partner: Tensor, share: Tensor) -> dict[str, Tensor]:
     """Target and weight of a mix in which the example has `share` (B,) and its partner the rest."""
     rest = 1 - share
