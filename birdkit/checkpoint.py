@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 import birdkit
-from birdkit.config import RunConfig, from_dict, to_dict
+from birdkit.config import RunConfig
 from birdkit.models import build_model
 from birdkit.models.base import Model
 from birdkit.output import probabilities
+from birdkit.settings import from_dict, to_dict
 
 FORMAT = 1
 # Float32 against float64 differs by up to 7e-4 in the image; another machine's kernels by less than that.

@@ -1,96 +1,18 @@
-"""What a run is: frozen dataclasses, units in the names, derived numbers as properties, strict on reading.
+"""What a run is: frozen dataclasses, units in the names, derived numbers as properties.
 
-A run config is stored whole in every checkpoint. It is made by a recipe (`birdkit.recipes`) and changed by `replace`.
+A run config is stored whole in every checkpoint. It is made by a recipe (`birdkit.recipes`), changed by
+`birdkit.settings.replace`, and read strictly.
 """
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+from birdkit.postprocess import GATES
 
 POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
 OWN = "own"  # as a backbone: the network of the model's own paper
-
-
-def to_dict(config: Any) -> Any:
-    """A config as plain dicts and lists, ready for JSON.
-
-    >>> to_dict(Member("gain", {"max_db": 6.0}))
-    {'name': 'gain', 'options': {'max_db': 6.0}}
-    """
-    if dataclasses.is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, dict):
-        return {key: to_dict(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)):
-        return [to_dict(value) for value in config]
-    return config
-
-
-def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
-    """The inverse of `to_dict`, strict: an unknown or missing key or a wrong type raises and is named.
-
-    >>> from_dict(Member, {"name": "gain", "option": {}})
-    Traceback (most recent call last):
-    ValueError: Member: unknown key 'option'; missing key 'options'
-    """
-    where = where or kind.__name__
-    if not isinstance(values, dict):
-        raise TypeError(f"{where} must be a table of settings, not {values!r}")
-    fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    faults = [f"unknown key {key!r}" for key in values if key not in fields]
-    faults += [f"missing key {name!r}" for name in fields if name not in values]
-    if faults:
-        raise ValueError(f"{where}: {'; '.join(faults)}")
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _typed(hints[name], values[name], f"{where}.{name}") for name in fields})
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `hint`, or TypeError naming the place."""
-    origin = typing.get_origin(hint)
-    if hint is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in typing.get_args(hint):
-            return None
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-        origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError(f"{where} must be a list, not {value!r}")
-        return tuple(_typed(typing.get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    kind = origin or hint
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise TypeError(f"{where} must be {kind.__name__}, not {value!r}")
-    return value
-
-
-def replace(config: T, **changes: Any) -> T:
-    """A config with some settings changed; double underscores reach into its parts.
-
-    >>> replace(RunConfig(), split=2, train__epochs=3).train.epochs
-    3
-    """
-    direct: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
-    for key, value in changes.items():
-        head, _, rest = key.partition("__")
-        if rest:
-            nested.setdefault(head, {})[rest] = value
-        else:
-            direct[head] = value
-    for head, inner in nested.items():
-        direct[head] = replace(getattr(config, head), **inner)
-    return dataclasses.replace(config, **direct)  # type: ignore[type-var]
 
 
 def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -116,9 +38,11 @@ class FrontEndConfig:
     floor     smallest power (or magnitude, where power = 1) that the decibels see; absolute, so with level "rms"
               it is relative to the clip's own power
     top_db    dynamic range kept below the loudest cell of the clip, or None
-    scaling   of the decibels: "standardise" (zero mean, unit deviation over the clip), "minmax" (0 to 1),
-              "db80" ((dB + 80) / 80), "none"
-    channels  "one", "repeat" (three equal) or "delta" (x and its first two differences along true time)
+    window    "hann", or "hamming", the symmetric one, as ConformerSED and FDY-SED have it
+    scaling   of the decibels: "standardise" (zero mean, unit deviation over the clip), "minmax" (0 to 1 over the
+              clip), "minmax_band" (0 to 1 in each mel band of the clip), "db80" ((dB + 80) / 80), "none"
+    channels  "one", "repeat" (three equal) or "delta" (x, its slope over five frames of true time, and the slope of
+              that)
     imagenet  True scales three channels by ImageNet's mean and deviation, as the second seed did
     frames    None: T = N / hop exactly. A number keeps that many of the 1 + N // hop frames, centred
     stretch   None, or the T frames that those are resized to along time, bicubic (HTS-AT: 1001 -> 1024)
@@ -134,6 +58,7 @@ class FrontEndConfig:
     fmax_hz: float = 15_000.0
     mel_scale: str = "slaney"
     mel_norm: str = "slaney"
+    window: str = "hann"
     power: float = 2.0
     level: str = "rms"
     floor: float = 1e-4
@@ -149,10 +74,15 @@ class FrontEndConfig:
     def __post_init__(self) -> None:
         _one_of("mel_scale", self.mel_scale, ("slaney", "htk"))
         _one_of("mel_norm", self.mel_norm, ("slaney", "none"))
+        _one_of("window", self.window, ("hann", "hamming"))
         _one_of("level", self.level, ("rms", "peak", "none"))
-        _one_of("scaling", self.scaling, ("standardise", "minmax", "db80", "none"))
+        _one_of("scaling", self.scaling, ("standardise", "minmax", "minmax_band", "db80", "none"))
         _one_of("channels", self.channels, ("one", "repeat", "delta"))
         _one_of("edges", self.edges, ("reflect", "constant"))
+        for name in ("sample_rate_hz", "clip_s", "n_fft", "hop_samples", "n_mels", "power", "top_db"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} = {value:g} must be above 0")
         samples = self.clip_s * self.sample_rate_hz
         if samples != int(samples):
             raise ValueError(f"clip_s {self.clip_s} * {self.sample_rate_hz} Hz = {samples} samples, not a whole number")
@@ -163,9 +93,12 @@ class FrontEndConfig:
         if self.frames is not None and not 0 < self.frames <= 1 + self.n_samples // self.hop_samples:
             raise ValueError(f"frames = {self.frames}, but {self.clip_s:g} s at hop {self.hop_samples} "
                              f"has {1 + self.n_samples // self.hop_samples}")
+        if self.edges == "reflect" and self.n_fft // 2 >= self.n_samples:
+            raise ValueError(f"n_fft {self.n_fft} / 2 = {self.n_fft // 2} samples of mirror image do not fit into "
+                             f"{self.clip_s:g} s * {self.sample_rate_hz} Hz = {self.n_samples} samples")
         if self.stretch is not None and self.stretch < self.kept_frames:
-            raise ValueError(f"stretch = {self.stretch} is below the {self.kept_frames} frames there are: it would "
-                             "lose some; set `frames`, or a longer hop")
+            raise ValueError(f"stretch = {self.stretch} is below the {self.kept_frames} frames of {self.clip_s:g} s at "
+                             f"hop {self.hop_samples}: it would lose some; set `frames`, or a longer hop")
         if self.strips < 1 or self.n_frames % self.strips:
             raise ValueError(f"{self.n_samples} samples / hop {self.hop_samples} = {self.n_frames} frames; "
                              f"{self.n_frames} / {self.strips} strips = {self.n_frames / max(self.strips, 1):.3f}")
@@ -191,6 +124,20 @@ class FrontEndConfig:
     def n_frames(self) -> int:
         """T, frames of the spectrogram before folding."""
         return self.kept_frames if self.stretch is None else self.stretch
+
+    def lengthened(self, times: int) -> FrontEndConfig:
+        """The same front end for clips that are that many times as long: T grows, everything else stays.
+
+        >>> FrontEndConfig(clip_s=5.0, hop_samples=512, frames=313, strips=1).lengthened(2).n_frames
+        626
+        """
+        longer = self.clip_s * times
+        all_frames = 1 + self.n_samples // self.hop_samples
+        frames = self.frames and self.frames * times
+        if self.frames == all_frames:  # frames at both ends of every clip: a longer one has fewer ends
+            frames = 1 + times * self.n_samples // self.hop_samples
+            frames -= frames % self.strips
+        return dataclasses.replace(self, clip_s=longer, frames=frames, stretch=self.stretch and self.stretch * times)
 
     @property
     def n_channels(self) -> int:
@@ -337,6 +284,9 @@ class InferenceConfig:
     backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
     precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
     postprocess  members of birdkit.postprocess, in order, applied per soundscape
+    gate         what call detectors that are given to birdkit.inference.predict do to the probabilities before that:
+                 "none", "multiply" or "threshold", see birdkit.postprocess.gate. Training's own validation has none
+    gate_threshold  probability of a call from which "threshold" lets a window pass
     """
 
     clip_step_s: float | None = None
@@ -346,9 +296,14 @@ class InferenceConfig:
     backend: str = "auto"
     precision: str = "f32"
     postprocess: tuple[Member, ...] = ()
+    gate: str = "none"
+    gate_threshold: float = 0.5
 
     def __post_init__(self) -> None:
         _one_of("pool", self.pool, POOLS)
+        _one_of("gate", self.gate, GATES)
+        if not 0 <= self.gate_threshold <= 1:
+            raise ValueError(f"gate_threshold = {self.gate_threshold} is not in [0, 1]")
         _one_of("backend", self.backend, ("auto", "openvino", "torch"))
         _one_of("precision", self.precision, ("f32", "bf16"))
         if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):

@@ -1,9 +1,11 @@
 """The image a network sees, from a waveform. No other file makes a spectrogram."""
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import librosa
 import numpy as np
-import scipy.signal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,7 +13,6 @@ from torch.nn import functional
 from birdkit.config import FrontEndConfig
 from birdkit.folding import fold
 
-DELTA_WIDTH = 9  # frames, librosa's default
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -22,7 +23,8 @@ class FrontEnd(nn.Module):
     `forward` takes the wave and nothing else: no train flag, no probability, no mode. Every statistic is taken inside
     one clip, so neither the batch nor the audio around the clip can change an image. It runs in float32 whatever the
     autocast state: the power of a full-scale tone overflows half precision, and the floor of silence underflows it,
-    which is what made mixed precision explode in the first seed (2022).
+    which is what made mixed precision explode in the first seed (2022). For the same reason `half` and `to` move it
+    but leave it in float32: a model in half precision has the same images.
 
     Shape:
         wave   (B, N), N = config.n_samples, any gain where level is "rms" or "peak"
@@ -38,7 +40,6 @@ class FrontEnd(nn.Module):
 
     window: Tensor
     mel: Tensor
-    delta: Tensor
     mean: Tensor
     std: Tensor
 
@@ -48,12 +49,12 @@ class FrontEnd(nn.Module):
         mel = librosa.filters.mel(sr=config.sample_rate_hz, n_fft=config.n_fft, n_mels=config.n_mels,
                                   fmin=config.fmin_hz, fmax=config.fmax_hz, htk=config.mel_scale == "htk",
                                   norm="slaney" if config.mel_norm == "slaney" else None)
-        slopes = np.stack([scipy.signal.savgol_coeffs(DELTA_WIDTH, polyorder=order, deriv=order, use="dot")
-                           for order in (1, 2)])
+        # In float64 first: near its ends a window is a small difference of large numbers.
+        window = (torch.hann_window(config.n_fft, dtype=torch.float64) if config.window == "hann" else
+                  torch.hamming_window(config.n_fft, periodic=False, dtype=torch.float64))
         self.blocks = _band_blocks(mel)
-        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+        self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("mel", torch.from_numpy(mel), persistent=False)
-        self.register_buffer("delta", torch.from_numpy(slopes).float().unsqueeze(1), persistent=False)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -65,6 +66,16 @@ class FrontEnd(nn.Module):
         with torch.autocast(wave.device.type, enabled=False):
             spectrogram = self._stretch(self._scale(self._decibels(self._level(wave.float()))))  # (B, F, T)
             return fold(self._channels(spectrogram), self.config.strips)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `half` and `cuda` call: the constants change place, never their precision."""
+        exact = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, moved in self._buffers.items():
+            before = exact[name]
+            if before is not None and moved is not None and moved.dtype != before.dtype:
+                self._buffers[name] = before.to(moved.device)
+        return self
 
     def _level(self, wave: Tensor) -> Tensor:
         """Remove the gain of each clip; silence stays silence."""
@@ -97,13 +108,14 @@ class FrontEnd(nn.Module):
         return decibels
 
     def _scale(self, decibels: Tensor) -> Tensor:
-        """(B, F, T) decibels to the range the network sees; a constant clip becomes zeros."""
+        """(B, F, T) decibels to the range the network sees; a constant clip, or band, becomes zeros."""
         if self.config.scaling == "standardise":
             centred = decibels - decibels.mean((1, 2), keepdim=True)
             return centred / centred.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-3)
-        if self.config.scaling == "minmax":
-            low, high = decibels.amin((1, 2), keepdim=True), decibels.amax((1, 2), keepdim=True)
-            return (decibels - low) / (high - low).clamp_min(1e-3)
+        if self.config.scaling in ("minmax", "minmax_band"):
+            over = (1, 2) if self.config.scaling == "minmax" else (2,)
+            low, high = decibels.amin(over, keepdim=True), decibels.amax(over, keepdim=True)
+            return (decibels - low).div_((high - low).clamp_min(1e-3))
         if self.config.scaling == "db80":
             return (decibels + 80) / 80
         return decibels
@@ -122,13 +134,19 @@ class FrontEnd(nn.Module):
         if config.channels == "repeat":
             channels = channels.expand(-1, 3, -1, -1)
         elif config.channels == "delta":
-            rows = spectrogram.reshape(-1, 1, config.n_frames)  # (B * F, 1, T)
-            padded = functional.pad(rows, (DELTA_WIDTH // 2, DELTA_WIDTH // 2), mode="replicate")
-            slopes = functional.conv1d(padded, self.delta)  # (B * F, 2, T)
-            channels = torch.cat([channels, slopes.view(-1, config.n_mels, 2, config.n_frames).transpose(1, 2)], 1)
+            slope = _slope(spectrogram)
+            channels = torch.stack([spectrogram, slope, _slope(slope)], 1)
         if config.imagenet:
-            channels = (channels - self.mean) / self.std
+            channels = (channels - self.mean).div_(self.std)
         return channels
+
+
+def _slope(spectrogram: Tensor) -> Tensor:
+    """(B, F, T) -> per frame, of the straight line through five frames that fits best; the edges are repeated."""
+    frames = spectrogram.shape[2]
+    padded = functional.pad(spectrogram, (2, 2), mode="replicate")
+    before_2, before, _, after, after_2 = (padded[..., start:start + frames] for start in range(5))
+    return (after - before).add_(after_2 - before_2, alpha=2).div_(10)
 
 
 def _band_blocks(mel: np.ndarray, height: int = 24) -> list[tuple[int, int, int, int]]:

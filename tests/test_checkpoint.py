@@ -9,8 +9,8 @@ import torch
 
 from birdkit import checkpoint, frontend
 from birdkit.checkpoint import CheckpointError
-from birdkit.config import replace
 from birdkit.models import build_model
+from birdkit.settings import replace
 
 CLASSES = ("ant", "bee", "crow")
 

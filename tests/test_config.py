@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from birdkit.config import FrontEndConfig, Member, ModelConfig, RunConfig, from_dict, replace, to_dict
+from birdkit.config import FrontEndConfig, Member, ModelConfig, RunConfig
+from birdkit.settings import from_dict, replace, to_dict
 
 
 def test_a_config_survives_json() -> None:

@@ -8,12 +8,13 @@ import torch
 from conftest import RATE, click, noise, tone
 
 from birdkit.config import FrontEndConfig
-from birdkit.folding import unfold
+from birdkit.folding import fold, unfold
 from birdkit.frontend import FrontEnd
 
 VARIANTS = [{}, {"channels": "repeat", "imagenet": True}, {"channels": "delta", "imagenet": True, "scaling": "minmax"},
             {"level": "peak", "scaling": "minmax", "top_db": 80.0, "floor": 1e-10}, {"power": 1.0, "scaling": "db80"},
-            {"mel_scale": "htk", "mel_norm": "none", "strips": 4}, {"frames": 120, "edges": "constant"}]
+            {"mel_scale": "htk", "mel_norm": "none", "strips": 4}, {"frames": 120, "edges": "constant"},
+            {"window": "hamming", "scaling": "minmax_band", "stretch": 160, "floor": 1e-2}]
 
 
 def build(**changes: object) -> FrontEnd:
@@ -113,21 +114,61 @@ def test_deltas_agree_with_librosa_along_true_time() -> None:
     """The second seed took them along the folded axis, where a seam is a false slope."""
     plain, delta = build(scaling="minmax"), build(scaling="minmax", channels="delta")
     wave = noise(4) + click(2.0, 4)
-    spectrogram = unfold(image(plain, wave), 2)[0, 0].numpy()
-    channels = unfold(image(delta, wave), 2)[0].numpy()
-    for order in (1, 2):
-        reference = librosa.feature.delta(spectrogram, order=order, mode="nearest")
-        assert np.abs(channels[order] - reference).max() < 1e-5
+    expected = unfold(image(plain, wave), 2)[0, 0].numpy()
+    for channel in unfold(image(delta, wave), 2)[0].numpy():
+        assert np.abs(channel - expected).max() < 1e-5
+        expected = librosa.feature.delta(expected, width=5, mode="nearest")
 
 
 def test_scalings_do_what_their_names_say() -> None:
-    """Zero mean and unit deviation; zero to one; (dB + 80) / 80."""
+    """Zero mean and unit deviation; zero to one, of the clip or of each band; (dB + 80) / 80."""
     wave = noise(4) + tone(3000, 4)
     standard, minmax = image(build(), wave), image(build(scaling="minmax"), wave)
     assert abs(float(standard.mean())) < 1e-4 and abs(float(standard.std()) - 1) < 1e-3
     assert float(minmax.min()) == 0.0 and float(minmax.max()) == pytest.approx(1.0)
+    bands = unfold(image(build(scaling="minmax_band"), wave), 2)[0, 0]
+    assert torch.equal(bands.amin(1), torch.zeros(64)) and torch.allclose(bands.amax(1), torch.ones(64))
     plain = image(build(scaling="none"), wave)
     assert torch.allclose(image(build(scaling="db80"), wave), (plain + 80) / 80)
+
+
+@pytest.mark.parametrize("channels", ["one", "delta"])
+@pytest.mark.parametrize("strips", [1, 2, 3, 4, 8])
+def test_any_number_of_strips_is_the_same_spectrogram(strips: int, channels: str) -> None:
+    """The second seed's fold into four repeated the second quarter three times."""
+    wave = noise(3) + tone(3000, 3) + click(1.3, 3)
+    flat = image(build(clip_s=3.0, channels=channels, strips=1), wave)  # 96 frames
+    folded = image(build(clip_s=3.0, channels=channels, strips=strips), wave)
+    assert folded.shape[2:] == (strips * 64, 96 // strips)
+    assert torch.equal(unfold(folded, strips), flat) and torch.equal(fold(flat, strips), folded)
+
+
+def test_the_window_is_the_one_it_is_called() -> None:
+    """Ten bands beside a tone, a Hann window is 110 dB down and a Hamming window 55: a weak call drowns in one."""
+    far = []
+    for name in ("hann", "hamming"):
+        frontend = build(window=name, level="none", scaling="none", floor=1e-12, n_mels=128, strips=1)
+        bands = image(frontend, tone(3007, 4))[0, 0, :, 10:-10].mean(1)
+        far.append(float(bands.max() - bands[int(bands.argmax()) + 10]))
+    assert far[0] > 100 and 50 < far[1] < 60
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"stretch": 700}, r"stretch = 700 is below the 768 frames of 12 s at hop 500"),
+    ({"stretch": 769}, r"769 / 2 strips = 384.500"),
+    ({"window": "blackman"}, r"window = 'blackman'; it must be one of hann, hamming"),
+    ({"scaling": "minmax_clip"}, "one of standardise, minmax, minmax_band, db80, none"),
+    ({"clip_s": 0.03125, "hop_samples": 250, "strips": 1, "n_fft": 2048},
+     r"2048 / 2 = 1024 samples of mirror image do not fit into 0.03125 s \* 32000 Hz = 1000 samples"),
+    ({"hop_samples": 0}, "hop_samples = 0 must be above 0"),
+    ({"n_mels": -1}, "n_mels = -1 must be above 0"),
+    ({"power": 0.0}, "power = 0 must be above 0"),
+    ({"top_db": -80.0}, "top_db = -80 must be above 0"),
+])
+def test_numbers_that_do_not_fit_are_refused_with_the_arithmetic(change: dict, message: str) -> None:
+    """The alternative is an error from deep inside the STFT, or an image that nobody asked for."""
+    with pytest.raises(ValueError, match=message):
+        FrontEndConfig(**change)
 
 
 def test_the_golden_rule_no_other_length() -> None:

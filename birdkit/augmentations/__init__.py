@@ -13,6 +13,6 @@ from birdkit.augmentations.waveform import Gain, Noise, Polarity, TimeShift
 
 __all__ = [
     "AUGMENTATIONS", "AddedBackground", "Augmentation", "Background", "CoarseDropout", "CutMix", "FilterChain",
-    "FrequencyMask", "Gain", "LowPass", "Mixup", "Noise", "OrMixup", "PartMixup", "Polarity", "RandomEQ", "Repeat", "Reverb",
-    "SoundscapeMix", "Sumix", "TimeMask", "TimeShift", "build_augmentations",
+    "FrequencyMask", "Gain", "LowPass", "Mixup", "Noise", "OrMixup", "PartMixup", "Polarity", "RandomEQ", "Repeat",
+    "Reverb", "SoundscapeMix", "Sumix", "TimeMask", "TimeShift", "build_augmentations",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from birdkit.config import FrontEndConfig, ModelConfig
 from birdkit.folding import unfold
 from birdkit.models.scratch import BACKBONES
+from birdkit.models.weight_standardisation import filter_norm
 
 
 def build_backbone(config: ModelConfig, in_chans: int) -> nn.Module:
@@ -28,15 +29,34 @@ def build_backbone(config: ModelConfig, in_chans: int) -> nn.Module:
     return timm.create_model(config.backbone, **options)
 
 
-def backbone_weights(backbone: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A backbone's weights without the classifier they were trained with, and the names of its first convolutions.
+def without_classifier(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone's weights without those of the classifier that they were trained with, which timm names."""
+    classifiers = _layers(backbone, "classifier")
+    return {name: value for name, value in weights.items() if name.rpartition(".")[0] not in classifiers}
 
-    timm's pretrained_cfg names both; a backbone of ours has neither.
+
+def fit_channels(backbone: nn.Module, weights: dict[str, Tensor], prefix: str = "",
+                 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Weights whose first convolutions, which timm names, take as many channels as the backbone's, and their names.
+
+    Filters of three channels are summed for one, those of one are shared out among three: three equal channels then
+    give the feature that one gave. A standardised convolution (NFNet) divides the sum by another deviation, so its
+    gain is changed by as much; without a gain (StdConv2d) the features keep their shape and not their size.
+
+    prefix  of the backbone's names in `weights`
     """
-    about = getattr(backbone, "pretrained_cfg", {})
-    classifiers, first = (_names(about.get(key)) for key in ("classifier", "first_conv"))
-    kept = {name: value for name, value in weights.items() if name.rpartition(".")[0] not in classifiers}
-    return kept, tuple(f"{name}.weight" for name in first)
+    changed: dict[str, Tensor] = {}
+    for name in _layers(backbone, "first_conv"):
+        layer, key, gain = backbone.get_submodule(name), f"{prefix}{name}.weight", f"{prefix}{name}.gain"
+        old = weights.get(key)
+        if not isinstance(layer, nn.Conv2d) or old is None or old.ndim != 4 or old.shape[1] == layer.weight.shape[1]:
+            continue
+        channels = layer.weight.shape[1]
+        new = changed[key] = old.float().sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
+        if gain in weights:
+            eps = float(layer.eps)  # type: ignore[arg-type]
+            changed[gain] = weights[gain] * filter_norm(new, eps) / filter_norm(old.float(), eps)
+    return weights | changed, tuple(changed)
 
 
 class BackboneMap(nn.Module):
@@ -74,5 +94,7 @@ class BackboneMap(nn.Module):
         return unfold(self.network.forward_features(image), self.strips)  # type: ignore[operator]
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
+def _layers(backbone: nn.Module, role: str) -> tuple[str, ...]:
+    """The layers that timm's pretrained_cfg names for a role; a backbone of ours has none."""
+    names = getattr(backbone, "pretrained_cfg", {}).get(role) or ()
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -134,7 +134,8 @@ class GroupedHead(Head):
     The second seed tried this for taxon groups. A group's head has a layer of its own before it, so groups can look
     for different things; the result is one output over all classes, in their usual order.
 
-    groups  name of the group of each class, K of them, see birdkit.profiles.read_groups; empty for one group
+    groups  name of the group of each class, K of them; empty for one group of all. In a recipe it may be a column of
+            the class table, see birdkit.recipes.for_competition
     head    the registered head of each group
     hidden  width of each group's own layer
     """
@@ -142,6 +143,8 @@ class GroupedHead(Head):
     def __init__(self, n_features: int, n_classes: int, groups: Sequence[str] = (), head: str = "attention",
                  hidden: int = 128, head_options: dict[str, Any] | None = None) -> None:
         super().__init__(n_features, n_classes)
+        if isinstance(groups, str):
+            raise ValueError(f"groups = {groups!r} is the name of a column; birdkit.recipes.for_competition reads it")
         groups = groups or [""] * n_classes
         if len(groups) != n_classes:
             raise ValueError(f"groups names the group of {len(groups)} classes, but there are {n_classes}")
