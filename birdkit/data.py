@@ -18,6 +18,8 @@ from birdkit.config import DataConfig, RunConfig
 from birdkit.sampling import class_weights, draw_epoch
 
 TABLE_COLUMNS = ("file", "label", "secondary", "duration_s", "rating", "split")
+SPAN_COLUMNS = ("start_s", "end_s")  # a table may have them, see `spans`
+CALL, NOCALL = "call", "nocall"  # the class of a call detector, and the label that means none of the classes
 
 
 class DataError(ValueError):
@@ -25,8 +27,9 @@ class DataError(ValueError):
 
 
 def table_hash(table: pd.DataFrame) -> str:
-    """sha256 over files and labels, whatever the order of the rows: what a checkpoint was trained on."""
-    rows = sorted(zip(table["file"], table["label"], table["secondary"], strict=True))
+    """sha256 over files, spans and labels, whatever the order of the rows: what a checkpoint was trained on."""
+    columns = ["file", "label", "secondary", *(name for name in SPAN_COLUMNS if name in table.columns)]
+    rows = sorted(zip(*(table[name].tolist() for name in columns), strict=True))
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
@@ -34,12 +37,13 @@ def make_targets(table: pd.DataFrame, classes: Sequence[str], config: DataConfig
     """Targets of recordings, (R, K) float32: 1 for the primary label, `secondary_target` for secondary labels.
 
     Columns follow `classes` by name. `label_smoothing` is added to everything and clipped at 1, as the 2021 second
-    place did: positives stay 1. Raises DataError for a label that is not a class.
+    place did: positives stay 1. The label "nocall" means none of the classes, unless it is one of them. Raises
+    DataError for any other label that is not a class.
     """
     columns = {name: k for k, name in enumerate(classes)}
     targets = np.zeros((len(table), len(classes)), np.float32)
     for row, (label, secondary) in enumerate(zip(table["label"], table["secondary"], strict=True)):
-        names = [*secondary.split(), label]
+        names = [name for name in (*secondary.split(), label) if name != NOCALL or name in columns]
         unknown = [name for name in names if name not in columns]
         if unknown:
             raise DataError(f"{table['file'].iloc[row]}: label {unknown[0]!r} is not one of the {len(classes)} classes")
@@ -57,6 +61,26 @@ def make_weights(table: pd.DataFrame, config: DataConfig) -> np.ndarray:
     if not config.rating_weights:
         return np.ones(len(table), np.float32)
     return np.where(rating > 0, np.clip(rating / 5, 0.1, 1.0), config.unrated_weight).astype(np.float32)
+
+
+def spans(table: pd.DataFrame) -> np.ndarray:
+    """Where in its file each recording begins and ends, (R, 2) seconds; NaN twice where it is the whole file.
+
+    For tables whose rows are labelled spans of longer files, in the columns start_s and end_s; duration_s is the
+    file's. Raises DataError where there is one of the columns without the other, or a span that is not inside its file.
+    """
+    known = [name for name in SPAN_COLUMNS if name in table.columns]
+    if not known:
+        return np.full((len(table), 2), np.nan)
+    if len(known) == 1:
+        raise DataError(f"the recordings table has a column {known[0]}, but a span needs {' and '.join(SPAN_COLUMNS)}")
+    values = table[list(SPAN_COLUMNS)].to_numpy(float)
+    start_s, end_s = values.T
+    inside = (start_s >= 0) & (end_s > start_s) & (end_s <= table["duration_s"].to_numpy(float) + 1e-3)
+    for row in np.flatnonzero(~inside & ~np.isnan(values).all(1))[:1]:
+        raise DataError(f"{table['file'].iloc[row]}: {start_s[row]:g} to {end_s[row]:g} s is no span of a file of "
+                        f"{table['duration_s'].iloc[row]:g} s")
+    return values
 
 
 class AudioStore:
@@ -93,6 +117,10 @@ class AudioStore:
             start = round(start_s * self.sample_rate_hz)
             return samples[start:start + round(duration_s * self.sample_rate_hz)].astype(np.float32) * scale
         return audio.load(self.root / file, self.sample_rate_hz, start_s=start_s, duration_s=duration_s)
+
+    def span(self, file: str, start_s: float, end_s: float) -> np.ndarray:
+        """A span of the file, the whole of it where both ends are NaN, (N,) float32."""
+        return self.whole(file) if np.isnan(start_s) else self.part(file, start_s, end_s - start_s)
 
     def _keep(self, file: str, wave: np.ndarray) -> None:
         if 2 * len(wave) > self.free_bytes:
@@ -177,6 +205,7 @@ class ClipDataset(Dataset):
             raise DataError(f"the recordings table has no column {', '.join(missing)}")
         self.files = table["file"].tolist()
         self.duration_s = table["duration_s"].to_numpy(float)
+        self.spans = spans(table)
         self.targets = make_targets(table, classes, config.data)
         self.weights = make_weights(table, config.data)
         self.crop = config.data.crop
@@ -200,9 +229,11 @@ class ClipDataset(Dataset):
 
     def _clip(self, recording: int, rng: np.random.Generator) -> np.ndarray:
         """One clip of a recording, (N,); a shorter recording is repeated from a random phase."""
-        file, spare_s = self.files[recording], self.duration_s[recording] - self.example_s
+        file, span = self.files[recording], self.spans[recording]
+        first_s, end_s = (0.0, self.duration_s[recording]) if np.isnan(span[0]) else span
+        spare_s = end_s - first_s - self.example_s
         if spare_s <= 0:
-            wave = self.store.whole(file)
+            wave = self.store.span(file, *span)
             return audio.pad_cyclic(np.roll(wave, int(rng.integers(len(wave)))), self.n_samples)
         if self.crop == "first":
             start_s = 0.0
@@ -210,9 +241,9 @@ class ClipDataset(Dataset):
             start_s = float(rng.uniform(0, spare_s))
         else:
             step = self.store.sample_rate_hz // 2
-            odds = energy_weights(self.store.whole(file), self.n_samples, step)
+            odds = energy_weights(self.store.span(file, *span), self.n_samples, step)
             start_s = int(rng.choice(len(odds), p=odds)) * step / self.store.sample_rate_hz
-        return audio.pad_cyclic(self.store.part(file, start_s, self.example_s), self.n_samples)
+        return audio.pad_cyclic(self.store.part(file, first_s + start_s, self.example_s), self.n_samples)
 
     def _background(self, row: int, rng: np.random.Generator) -> np.ndarray:
         """The clip of a background row, (N,): from the start of the labelled window on, or a random one."""

@@ -25,12 +25,13 @@ from tqdm import tqdm
 
 from birdkit import postprocess
 from birdkit.audio import AudioError
+from birdkit.data import CALL
 from birdkit.output import SEDOutput
-from birdkit.predictor import LEAST_WINDOW_S, Predictor, View, join_outputs, load_predictor, load_predictors
+from birdkit.predictor import LEAST_WINDOW_S, Predictor, View, join_outputs, load_predictors
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
 from birdkit.windows import n_windows
 
-__all__ = ["Clock", "Ensemble", "Pace", "PredictionError", "Predictions", "Predictor", "load_predictor",
+__all__ = ["Clock", "Ensemble", "Pace", "PredictionError", "Predictions", "Predictor",
            "load_predictors", "predict", "predict_wave", "predict_waves"]
 
 log = logging.getLogger(__name__)
@@ -64,41 +65,46 @@ class Predictions:
 
 def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, window_s: float,
             root: Path | str | None = None, weights: Sequence[float] | None = None,
-            classes: Sequence[str] | None = None, progress: bool = True, deadline: Clock | None = None,
-            workers: int = 0) -> Predictions:
+            classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
+            progress: bool = True, deadline: Clock | None = None, workers: int = 0) -> Predictions:
     """Predict every window of soundscape files with an ensemble. Constant memory but for the rows.
 
     A file that cannot be read goes to `faults` with the reason and costs nothing else.
 
     files     named in the result as they are given
     root      folder they are relative to
-    weights   of the predictors in the mean of probabilities, None for equal
+    weights   of the predictors in the mean of probabilities, None for equal; one model at several scales counts once
     classes   columns of the result, matched by name; None for all that any predictor knows, the first's first. A class
               that only some predictors know is the mean over those
+    gates     call detectors: predictors of the one class "call". The mean of what they hear in each window bears on
+              all classes there, before post-processing, so that a false alarm spreads to no neighbour
+    gate      how, one of birdkit.postprocess.GATES; "" as the first predictor's config says, but where `gates` is
+              None nothing is gated. With "none" gates are not used; anything else without one is an error
     deadline  when time grows short predictors are left out from the end of the list, and when it is up the remaining
-              files go to `faults`
+              files go to `faults`. Gates stay: files with and without one could not be compared
     workers   threads that read and transform ahead, 0 for one per core, at most four
 
-    Raises ValueError for files named twice, no predictors, weights that do not fit, a class nobody knows;
-    PredictionError where a probability is not finite, naming the file.
+    Raises ValueError for files named twice, no predictors, weights that do not fit, a class nobody knows, gates that
+    are no call detectors; PredictionError where a probability is not finite, naming the file.
     """
     names = [Path(file).as_posix() for file in files]
     if len(set(names)) < len(names):
         raise ValueError(f"files named twice: {sorted({name for name in names if names.count(name) > 1})[:3]}")
     folder = Path(root) if root is not None else Path()
-    ensemble = Ensemble(predictors, window_s=window_s, weights=weights, classes=classes)
+    ensemble = Ensemble(predictors, window_s=window_s, weights=weights, classes=classes, gates=gates, gate=gate)
     bar = tqdm(names, desc="predict", unit="file", disable=not progress, mininterval=1.0)
     return ensemble.run(((name, lambda name=name: SoundscapeFile(folder / name)) for name in bar),  # type: ignore[misc]
                         len(names), deadline=deadline, workers=workers)
 
 
 def predict_waves(waves: Iterable[tuple[str, np.ndarray]], predictors: Sequence[Predictor], *, window_s: float,
-                  weights: Sequence[float] | None = None, classes: Sequence[str] | None = None) -> Predictions:
+                  weights: Sequence[float] | None = None, classes: Sequence[str] | None = None,
+                  gates: Sequence[Predictor] | None = None, gate: str = "") -> Predictions:
     """As `predict`, for named soundscapes in memory, (N,) each at the front ends' sample rate.
 
     `waves` is read as it is needed, so a generator keeps memory constant.
     """
-    ensemble = Ensemble(predictors, window_s=window_s, weights=weights, classes=classes)
+    ensemble = Ensemble(predictors, window_s=window_s, weights=weights, classes=classes, gates=gates, gate=gate)
     rate_hz = predictors[0].config.frontend.sample_rate_hz
     return ensemble.run((name, lambda wave=wave: SoundscapeWave(wave, rate_hz)) for name, wave in waves)  # type: ignore[misc]
 
@@ -128,12 +134,13 @@ class Ensemble:
     """Predictors with their weights, as one thing that predicts soundscapes. See `predict` for arguments and errors."""
 
     def __init__(self, predictors: Sequence[Predictor], *, window_s: float, weights: Sequence[float] | None = None,
-                 classes: Sequence[str] | None = None) -> None:
+                 classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None,
+                 gate: str = "") -> None:
         if not predictors:
             raise ValueError("no predictors: nothing can be predicted")
         self.predictors = list(predictors)
         self.window_s = window_s
-        self.weights = [1.0] * len(predictors) if weights is None else [float(weight) for weight in weights]
+        self.weights = [one.share for one in predictors] if weights is None else [float(weight) for weight in weights]
         if len(self.weights) != len(predictors) or min(self.weights) < 0 or not sum(self.weights) > 0:
             raise ValueError(f"weights {self.weights} must be {len(predictors)} numbers >= 0, not all 0")
         known = dict.fromkeys(name for predictor in predictors for name in predictor.classes)
@@ -146,8 +153,10 @@ class Ensemble:
             raise ValueError(f"{len(nobody)} classes are known to no predictor with a weight: {', '.join(nobody[:5])}")
         # Fewer predictors than this would leave a class without anyone who knows it.
         self.least = 1 + int((np.cumsum(self.shares, axis=0) > 0).all(1).argmax())
-        self.makers = {predictor.view: predictor for predictor in reversed(self.predictors)}
-        self.members = self.predictors[0].config.inference.postprocess
+        self.settings = self.predictors[0].config.inference
+        self.how = gate or ("none" if gates is None else self.settings.gate)
+        self.gates = _checked_gates(gates or (), self.how)
+        self.makers = {one.view: one for one in reversed([*self.predictors, *self.gates])}
 
     def run(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
             deadline: Clock | None = None, workers: int = 0) -> Predictions:
@@ -159,10 +168,11 @@ class Ensemble:
         rows: list[tuple[str, np.ndarray]] = []
         pace = Pace(n_soundscapes, len(self.predictors), self.least, deadline)
         outputs: list[list[SEDOutput]] = []
+        heard: list[list[SEDOutput]] = []
         starts: list[dict[View, np.ndarray]] = []
         for job in self._jobs(named, faults, pace, workers or min(os.cpu_count() or 1, 4)):
             if job.first:
-                outputs, starts = [[] for _ in range(pace.affordable())], []
+                outputs, heard, starts = [[] for _ in range(pace.affordable())], [[] for _ in self.gates], []
             if job.name in faults:
                 continue
             try:
@@ -175,10 +185,13 @@ class Ensemble:
                 predictor = self.predictors[index]
                 with pace.timing(index):
                     parts.append(predictor(prepared[predictor.view][0]))
+            for one, parts in zip(self.gates, heard, strict=True):
+                parts.append(one(prepared[one.view][0]))
             if job.last:
                 joined = {view: np.concatenate([part[view] for part in starts]) for view in starts[0]}
+                whole, calls = ([join_outputs(parts) for parts in some] for some in (outputs, heard))
                 with one_thread():
-                    rows.append((job.name, self._combine(job, [join_outputs(parts) for parts in outputs], joined)))
+                    rows.append((job.name, self._combine(job, whole, calls, joined)))
                 pace.soundscape_done()
         return self._table(rows, faults)
 
@@ -221,26 +234,39 @@ class Ensemble:
             prepared[view] = predictor.images(soundscape.clips(rate_hz, starts, view.frontend.n_samples)), starts
         return prepared
 
-    def _combine(self, job: Job, outputs: list[SEDOutput], starts: dict[View, np.ndarray]) -> np.ndarray:
-        """The weighted mean of the predictors' window probabilities, post-processed, (W, K) float32."""
+    def _combine(self, job: Job, outputs: list[SEDOutput], heard: list[SEDOutput],
+                 starts: dict[View, np.ndarray]) -> np.ndarray:
+        """The weighted mean of the predictors' window probabilities, gated and post-processed, (W, K) float32."""
         rate_hz = self.predictors[0].config.frontend.sample_rate_hz
         windows = n_windows(job.soundscape.n_samples(rate_hz), self.window_s * rate_hz,
                             least_samples=LEAST_WINDOW_S * rate_hz)
+
+        def of_windows(one: Predictor, output: SEDOutput) -> np.ndarray:
+            n_samples = job.soundscape.n_samples(one.config.frontend.sample_rate_hz)
+            return one.window_probabilities(output, starts[one.view], n_samples, windows, self.window_s)
+
         total = np.zeros((windows, len(self.classes)))
         column = {name: index for index, name in enumerate(self.classes)}
         for predictor, output, share in zip(self.predictors, outputs, self.shares, strict=False):
-            n_samples = job.soundscape.n_samples(predictor.config.frontend.sample_rate_hz)
-            values = predictor.window_probabilities(output, starts[predictor.view], n_samples, windows, self.window_s)
+            values = of_windows(predictor, output)
             pairs = [(own, column[name]) for own, name in enumerate(predictor.classes) if name in column]
             own, into = (list(side) for side in zip(*pairs, strict=True)) if pairs else ([], [])
             total[:, into] += share[into] * values[:, own]
         total /= self.shares[:len(outputs)].sum(0)
-        if not np.isfinite(total).all():
-            broken = [p.hash[:12] or p.config.name for p, output in zip(self.predictors, outputs, strict=False)
+        calls = np.ones(windows)
+        if self.gates:
+            calls = np.average([of_windows(one, output)[:, 0] for one, output in zip(self.gates, heard, strict=True)],
+                               axis=0, weights=[one.share for one in self.gates])
+        faulty = np.count_nonzero(~np.isfinite(total)) + np.count_nonzero(~np.isfinite(calls))
+        if faulty:
+            everyone = [*zip(self.predictors, outputs, strict=False), *zip(self.gates, heard, strict=True)]
+            broken = [one.hash[:12] or one.config.name for one, output in everyone
                       if not bool(output.segment_logits.isfinite().all())]
-            raise PredictionError(f"{job.name}: {np.count_nonzero(~np.isfinite(total))} of {total.size} probabilities "
+            raise PredictionError(f"{job.name}: {faulty} of {total.size + calls.size * bool(self.gates)} probabilities "
                                   f"are not finite, from predictors {', '.join(broken) or 'unknown'}")
-        return postprocess.apply(np.clip(total, 0, 1), self.members).astype(np.float32)
+        gated = postprocess.gate(np.clip(total, 0, 1), np.clip(calls, 0, 1), how=self.how,
+                                 threshold=self.settings.gate_threshold)
+        return postprocess.apply(gated, self.settings.postprocess).astype(np.float32)
 
     def _table(self, rows: list[tuple[str, np.ndarray]], faults: dict[str, str]) -> Predictions:
         counts = [len(values) for _, values in rows]
@@ -252,6 +278,23 @@ class Ensemble:
         if faults:
             log.warning("%d soundscapes could not be predicted, the first: %s", len(faults), next(iter(faults.items())))
         return Predictions(table, pd.DataFrame({"file": list(faults), "reason": list(faults.values())}, dtype=object))
+
+
+def _checked_gates(gates: Sequence[Predictor], how: str) -> list[Predictor]:
+    """The gates that are used; ValueError where there are none to do it with, or they are no call detectors."""
+    if how not in postprocess.GATES:
+        raise ValueError(f"gate = {how!r}; it must be one of {', '.join(postprocess.GATES)}")
+    if how == "none":
+        if gates:
+            log.info("%d call detectors are not used: no gate is asked for", len(gates))
+        return []
+    if not gates:
+        raise ValueError(f"gate = {how!r}, but there is no call detector to do it with")
+    for one in gates:
+        if one.classes != (CALL,):
+            raise ValueError(f"a gate must know the one class {CALL!r}, but {one.source or one.config.name} knows "
+                             f"{len(one.classes)}: {', '.join(one.classes[:3])}")
+    return list(gates)
 
 
 @contextlib.contextmanager

@@ -131,6 +131,10 @@ class Workspace:
         """The folder of one training run."""
         return self.folder / f"round{round}_split{split}"
 
+    def call_dir(self, split: int) -> Path:
+        """The folder of one training run of a call detector."""
+        return self.folder / f"call_split{split}"
+
     def pseudo_labels_path(self, round: int) -> Path:
         """Where the pseudo-labels that round `round` trains on are written."""
         return self.folder / f"pseudo_labels_r{round}.parquet"
@@ -155,15 +159,21 @@ class Workspace:
         rounds = range(max(round - earlier, 0), round + 1)
         return [path for number in rounds for path in self._find(f"round{number}_split*/best.safetensors")]
 
+    def call_detectors(self) -> list[Path]:
+        """The best checkpoint of every call detector, from where `checkpoints` looks; none is no error."""
+        return self._look("call_split*/best.safetensors")
+
     def teachers(self, round: int) -> list[Path]:
         """The checkpoints that label soundscapes for round `round`: none in round 0."""
         return self.checkpoints(round - 1) if round > 0 else []
 
+    def _look(self, pattern: str) -> list[Path]:
+        """The files of that name in `folder`, or where it has none in all attached outputs."""
+        attached = (folder for root in self.roots for folder in _folders(Path(root), self.depth))
+        return sorted(self.folder.glob(pattern)) or [path for one in attached for path in sorted(one.glob(pattern))]
+
     def _find(self, pattern: str) -> list[Path]:
-        found = sorted(self.folder.glob(pattern))
-        if not found:
-            attached = (folder for root in self.roots for folder in _folders(Path(root), self.depth))
-            found = [path for folder in attached for path in sorted(folder.glob(pattern))]
+        found = self._look(pattern)
         if found:
             return found
         raise MissingInputError(f"no {pattern}: looked in {self.folder} and {self.depth} levels down in "

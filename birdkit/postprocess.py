@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+GATES = ("none", "multiply", "threshold")  # see `gate`
+SILENCED = 1e-3  # what "threshold" leaves of a probability
+
 
 class NamedOptions(Protocol):
     """A function of this module with its options, as a run config holds it."""
@@ -113,6 +116,36 @@ def apply(probabilities: np.ndarray, members: Sequence[NamedOptions]) -> np.ndar
                             f"{', '.join(known)}")
         values = function(values, **member.options)
     return values
+
+
+def gate(probabilities: np.ndarray, calls: np.ndarray, *, how: str, threshold: float = 0.5) -> np.ndarray:
+    """The probabilities of windows, given how likely it is that anything calls in each.
+
+    "multiply"   p * p_call: a class cannot be likelier than that anything calls at all
+    "threshold"  p where p_call reaches the threshold, and a thousandth of p elsewhere. That is far below a threshold
+                 on presence, so a metric on decisions takes it for 0; but silenced windows keep their order among
+                 each other, which a metric on ranks would lose in a tie at 0
+    "none"       as they are
+
+    calls      (windows,) probability of a call, in [0, 1]
+    threshold  in [0, 1]
+
+    Raises ValueError for another `how`, arrays that do not fit, and what is no probability.
+
+    >>> gate(np.array([[0.8, 0.4], [0.6, 0.2]]), np.array([1.0, 0.5]), how="multiply")
+    array([[0.8, 0.4],
+           [0.3, 0.1]])
+    """
+    if how not in GATES:
+        raise ValueError(f"how = {how!r}; it must be one of {', '.join(GATES)}")
+    values = _checked_probabilities(probabilities)
+    if np.shape(calls) != (len(values),) or not 0 <= threshold <= 1:
+        raise ValueError(f"calls {np.shape(calls)} must be one for each of {len(values)} windows, and threshold = "
+                         f"{threshold} in [0, 1]")
+    share = _checked_probabilities(np.reshape(calls, (-1, 1)))  # (windows, 1)
+    if how == "threshold":
+        share = np.where(share >= threshold, 1.0, SILENCED)
+    return values if how == "none" else values * share
 
 
 def _checked_probabilities(probabilities: np.ndarray) -> np.ndarray:

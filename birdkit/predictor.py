@@ -14,8 +14,9 @@ from birdkit import checkpoint
 from birdkit.config import FrontEndConfig, RunConfig
 from birdkit.export import TorchClassifier, export, has_openvino
 from birdkit.frontend import FrontEnd
-from birdkit.models.base import Model
+from birdkit.models.base import Model, lengthen
 from birdkit.output import SEDOutput, probabilities
+from birdkit.settings import replace
 from birdkit.windows import clip_starts, window_bounds, window_coverage
 
 log = logging.getLogger(__name__)
@@ -46,14 +47,17 @@ class Predictor:
     classify    image (B, C, H, W) -> SEDOutput, float32 on the CPU
     classes     names of the K classes, in the order of the logits
     n_segments  S
+    source      path of the checkpoint, "" for a model in memory
     hash        of the checkpoint, "" for a model in memory
     seen        files whose labels the model was trained on
+    share       weight in an ensemble: one model at several scales counts as one
 
     Raises ValueError where the front end is not the config's, or clip_step_s would leave audio that no clip hears.
     """
 
     def __init__(self, frontend: FrontEnd, classify: Callable[[Tensor], SEDOutput], *, config: RunConfig,
-                 classes: Sequence[str], n_segments: int, hash: str = "", seen: frozenset[str] = frozenset()) -> None:
+                 classes: Sequence[str], n_segments: int, source: str = "", hash: str = "",
+                 seen: frozenset[str] = frozenset()) -> None:
         if frontend.config != config.frontend:
             raise ValueError(f"the front end {frontend.config} is not the run config's {config.frontend}")
         self.frontend = frontend
@@ -61,8 +65,10 @@ class Predictor:
         self.config = config
         self.classes = tuple(classes)
         self.n_segments = n_segments
+        self.source = source
         self.hash = hash
         self.seen = seen
+        self.share = 1 / len(config.inference.scales)
         self.device = frontend.window.device
         clip_s, step_s = config.frontend.clip_s, config.inference.clip_step_s
         if step_s is not None and not 0 < step_s <= clip_s:
@@ -70,9 +76,12 @@ class Predictor:
         self.view = View(config.frontend, clip_s if step_s is None else step_s, str(self.device))
 
     @classmethod
-    def of_model(cls, model: Model, config: RunConfig, classes: Sequence[str]) -> Predictor:
-        """A model in memory, on the device it is on, in float32: what training validates with."""
-        return cls(model.frontend, TorchClassifier(model), config=config, classes=classes, n_segments=model.n_segments)
+    def of_model(cls, model: Model, config: RunConfig, classes: Sequence[str]) -> list[Predictor]:
+        """A model in memory, on the device it is on, in float32, at each scale of the config: what training validates
+        with."""
+        return [cls(one.frontend, TorchClassifier(one), config=scaled(config, times), classes=classes,
+                    n_segments=one.n_segments)
+                for times in config.inference.scales for one in [lengthen(model, times)]]
 
     def images(self, clips: np.ndarray) -> Tensor:
         """(B, N) -> (B, C, H, W), on the predictor's device; clip by clip on a CPU, whose caches hold one clip."""
@@ -101,9 +110,17 @@ class Predictor:
         return torch.cat(blocks).numpy()
 
 
-def load_predictor(path: Path | str, *, backend: str | None = None, precision: str | None = None,
-                   threads: int = 0, device: str = "cpu") -> Predictor:
-    """The predictor of a checkpoint, proven by its golden sample and, when exported, by parity with torch.
+def scaled(config: RunConfig, times: int) -> RunConfig:
+    """The run config of a model that is shown clips `times` as long, from clip to clip in steps as much longer."""
+    step_s = config.inference.clip_step_s
+    return replace(config, frontend=config.frontend.lengthened(times),
+                   inference__clip_step_s=None if step_s is None else step_s * times)
+
+
+def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, precision: str | None = None,
+                    threads: int = 0, device: str = "cpu") -> list[Predictor]:
+    """The predictors of checkpoints in their order, each at every scale of its run config; proven by its golden sample
+    and, when exported, by parity with torch.
 
     There is no front-end parameter: the front end is the checkpoint's.
 
@@ -115,32 +132,38 @@ def load_predictor(path: Path | str, *, backend: str | None = None, precision: s
     Raises FileNotFoundError or CheckpointError (see birdkit.checkpoint.load), ExportError where the exported network
     differs from the model, ImportError where "openvino" is asked for and not installed.
     """
-    loaded = checkpoint.load(path, device=device)
-    backend = backend or loaded.config.inference.backend
-    if backend == "auto" and device != "cpu":
-        backend = "torch"
-    precision = precision or loaded.config.inference.precision
-    if backend == "auto" and not has_openvino():
+    predictors = []
+    for path in paths:
+        loaded = checkpoint.load(path, device=device)
+        chosen = _choose_backend(backend or loaded.config.inference.backend, device, path)
+        for times in loaded.config.inference.scales:
+            model = lengthen(loaded.model, times)
+            classify = _classifier(model, chosen, precision or loaded.config.inference.precision, threads)
+            predictors.append(Predictor(model.frontend, classify, config=scaled(loaded.config, times),
+                                        classes=loaded.classes, n_segments=model.n_segments, source=str(path),
+                                        hash=loaded.hash, seen=loaded.seen))
+    return predictors
+
+
+def _choose_backend(asked: str, device: str, path: Path | str) -> str:
+    """ "openvino" or "torch"; "auto" takes what there is."""
+    if asked in ("openvino", "torch"):
+        return asked
+    if asked != "auto":
+        raise ValueError(f"backend = {asked!r}; it must be one of auto, openvino, torch")
+    if device == "cpu" and not has_openvino():
         log.warning("openvino is not installed: %s runs on torch, several times slower", path)
-        backend = "torch"
-    classify: Callable[[Tensor], SEDOutput]
-    if backend in ("auto", "openvino"):
-        wave = checkpoint.golden_wave(loaded.config.frontend.n_samples)
-        waves = torch.cat([wave, wave.flip(1), wave.roll(997, 1).square()])
-        classify = export(loaded.model, waves, precision=precision, threads=threads)
-    elif backend == "torch":
-        classify = TorchClassifier(loaded.model, precision=precision)
-    else:
-        raise ValueError(f"backend = {backend!r}; it must be one of auto, openvino, torch")
-    return Predictor(loaded.model.frontend, classify, config=loaded.config, classes=loaded.classes,
-                     n_segments=loaded.model.n_segments, hash=loaded.hash, seen=loaded.seen)
+        return "torch"
+    return "openvino" if device == "cpu" else "torch"
 
 
-def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, precision: str | None = None,
-                    threads: int = 0, device: str = "cpu") -> list[Predictor]:
-    """The predictors of several checkpoints, in their order. See `load_predictor`."""
-    return [load_predictor(path, backend=backend, precision=precision, threads=threads, device=device)
-            for path in paths]
+def _classifier(model: Model, backend: str, precision: str, threads: int) -> Callable[[Tensor], SEDOutput]:
+    """The network behind a backend, compared with torch where it is another one."""
+    if backend == "torch":
+        return TorchClassifier(model, precision=precision)
+    wave = checkpoint.golden_wave(model.frontend.config.n_samples)
+    waves = torch.cat([wave, wave.flip(1), wave.roll(997, 1).square()])
+    return export(model, waves, precision=precision, threads=threads)
 
 
 def join_outputs(parts: Sequence[SEDOutput]) -> SEDOutput:

@@ -21,8 +21,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from birdkit import audio, checkpoint
-from birdkit.config import FrontEndConfig, to_dict
+from birdkit.config import FrontEndConfig
 from birdkit.inference import WINDOW_COLUMNS, Predictor, load_predictors, predict
+from birdkit.settings import to_dict
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,7 @@ def label(files: Sequence[Path | str], teachers: Sequence[Path | str], *, path: 
         return empty(path, classes or (), round=round)
     names = [_name(file, root) for file in files]
     predictors = load_predictors(teachers, backend=backend, device=device)
-    late = [f"{teacher} of round {one.config.round}" for teacher, one in zip(teachers, predictors, strict=True)
-            if one.config.round >= round]
+    late = [f"{one.source} of round {one.config.round}" for one in predictors if one.config.round >= round]
     if late:
         raise PseudoLabelError(f"round {round} is labelled by teachers of earlier rounds, not by {', '.join(late)}")
     groups = _unseen(names, predictors)
@@ -88,7 +88,7 @@ def label(files: Sequence[Path | str], teachers: Sequence[Path | str], *, path: 
     table = _threshold(table, columns, floor, least_peak)
     _write_table(path, table, columns, {
         "round": round, "window_s": window_s, "thresholds": {"floor": floor, "least_peak": least_peak},
-        "teachers": [_describe(teacher, one) for teacher, one in zip(teachers, predictors, strict=True)],
+        "teachers": [_describe(one) for one in predictors],
         "labelled_by": [{"teachers": list(members), "files": len(group)} for members, group in groups.items()],
         "seen_by_all_teachers": seen_by_all, "faults": faults})
     log.info("%s: %d windows of %d soundscapes, %d left out as seen, %d not readable", path, len(table),
@@ -211,10 +211,10 @@ def _threshold(table: pd.DataFrame, classes: Sequence[str], floor: float, least_
     return thresholded[kept].reset_index(drop=True)
 
 
-def _describe(path: Path | str, teacher: Predictor) -> dict[str, Any]:
+def _describe(teacher: Predictor) -> dict[str, Any]:
     """What a table remembers of a teacher."""
     config = teacher.config
-    return {"file": Path(path).name, "hash": teacher.hash, "name": config.name, "split": config.split,
+    return {"file": Path(teacher.source).name, "hash": teacher.hash, "name": config.name, "split": config.split,
             "round": config.round, "frontend": frontend_hash(config.frontend)}
 
 

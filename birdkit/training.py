@@ -21,12 +21,13 @@ from tqdm import tqdm
 from birdkit import checkpoint
 from birdkit.augmentations import build_augmentations
 from birdkit.batch import Batch
-from birdkit.config import RunConfig, TrainConfig, to_dict
+from birdkit.config import RunConfig, TrainConfig
 from birdkit.data import AudioStore, Backgrounds, ClipDataset, steps_per_epoch, table_hash, training_batches
 from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
 from birdkit.models import build_model
 from birdkit.models.base import Model
+from birdkit.settings import to_dict
 from birdkit.validation import Validation
 
 log = logging.getLogger(__name__)

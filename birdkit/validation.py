@@ -11,8 +11,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from birdkit.composition import compose_from_recordings
-from birdkit.config import RunConfig
-from birdkit.data import AudioStore
+from birdkit.config import DataConfig, RunConfig
+from birdkit.data import AudioStore, make_targets, spans
 from birdkit.inference import Predictor, predict_waves
 from birdkit.metrics import Interval, bootstrap_interval
 from birdkit.models.base import Model
@@ -50,17 +50,15 @@ class Validation:
         if not len(held_out):
             raise ValueError(f"split {config.split} holds no recording to validate on")
         competition = profile(config.year)
-        columns = {name: k for k, name in enumerate(classes)}
         labels = [[label, *secondary.split()]
                   for label, secondary in zip(held_out["label"], held_out["secondary"], strict=True)]
         waves: list[np.ndarray] = []
         truth: list[np.ndarray] = []
         if config.validation.kind == "recordings":
-            for file, names in zip(held_out["file"], labels, strict=True):
-                row = np.zeros((1, len(classes)), np.uint8)
-                row[0, [columns[name] for name in names]] = 1
-                waves.append(_pack(store.whole(file)))
-                truth.append(row)
+            rows = make_targets(held_out, classes, DataConfig(secondary_target=1.0)).astype(np.uint8)
+            for file, span, row in zip(held_out["file"], spans(held_out), rows, strict=True):
+                waves.append(_pack(store.span(file, *span)))
+                truth.append(row[None])
         else:
             own: list[str] = []
             if soundscapes is not None:
@@ -82,10 +80,10 @@ class Validation:
 
     def predict(self, model: Model, config: RunConfig, classes: Sequence[str]) -> list[np.ndarray]:
         """Probabilities of each wave's rows, as a submission would hold them: (rows, K) each."""
-        predictor = Predictor.of_model(model, config, classes)
+        predictors = Predictor.of_model(model, config, classes)
         waves = tqdm(self.waves, "validating", leave=False, unit="soundscape", disable=not self.progress)
         named = ((f"{index:05d}", wave.astype(np.float32)) for index, wave in enumerate(waves))
-        table = predict_waves(named, [predictor], window_s=self.window_s, classes=classes).table
+        table = predict_waves(named, predictors, window_s=self.window_s, classes=classes).table
         rows = [part[list(classes)].to_numpy() for _, part in table.groupby("file", sort=True)]
         return [part.max(0, keepdims=True) if self.whole else part for part in rows]
 

@@ -6,7 +6,7 @@ import soundfile as sf
 import torch
 from conftest import RATE, click, noise, tone
 
-from birdkit.config import DataConfig, RunConfig, replace
+from birdkit.config import DataConfig, RunConfig
 from birdkit.data import (
     AudioStore,
     Backgrounds,
@@ -15,10 +15,12 @@ from birdkit.data import (
     energy_weights,
     make_targets,
     make_weights,
+    spans,
     steps_per_epoch,
     table_hash,
     training_batches,
 )
+from birdkit.settings import replace
 
 CLASSES = ("ant", "bee", "crow")
 
@@ -61,6 +63,14 @@ def test_a_label_outside_the_classes_is_named_with_its_file(table) -> None:
     """A label that is dropped in silence is a class that is never learnt."""
     with pytest.raises(DataError, match=r"a\.wav: label 'bee' is not one of the 2 classes"):
         make_targets(table, ("ant", "crow"), DataConfig())
+
+
+def test_nocall_is_the_absence_of_all_classes(table) -> None:
+    """Noise is what a detector of calls learns silence from; where "nocall" is a class (2021), it stays one."""
+    noise_too = table.assign(label=["ant", "nocall", "crow"], secondary=["nocall", "", ""])
+    assert make_targets(noise_too, CLASSES, DataConfig()).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+    named = make_targets(noise_too, ("nocall", "ant", "crow"), DataConfig(secondary_target=0.5))
+    assert named.tolist() == [[0.5, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
 def test_unrated_recordings_have_a_weight_of_their_own(table) -> None:
@@ -204,3 +214,37 @@ def test_a_table_of_another_kind_is_refused(tmp_path, small_run) -> None:
     """Say what is missing before the first epoch."""
     with pytest.raises(DataError, match="no column duration_s"):
         make_dataset(pd.DataFrame(columns=["file", "label", "secondary", "rating", "split"]), tmp_path, small_run)
+
+
+@pytest.mark.parametrize("crop", ["random", "first", "rms"])
+@pytest.mark.parametrize("limit_gib", [0.0, 0.1])
+def test_a_span_gives_audio_from_inside_itself_alone(tmp_path, small_run, crop: str, limit_gib: float) -> None:
+    """Five seconds labelled "nocall" between two calls: one sample of either would be a wrong label."""
+    sf.write(tmp_path / "s.wav", np.repeat([0.1, 0.2, 0.3, 0.4], 5 * RATE), RATE, subtype="FLOAT")
+    rows = pd.DataFrame({"file": "s.wav", "label": "ant", "secondary": "", "duration_s": 20.0, "rating": 0.0,
+                         "split": 0, "start_s": [5.0, 15.0, 10.0, np.nan], "end_s": [10.0, 20.0, 12.5, np.nan]})
+    dataset = make_dataset(rows, tmp_path, replace(small_run, data__crop=crop), limit_gib=limit_gib)
+    for row, level in enumerate([0.2, 0.4, 0.3]):
+        for position in range(8):
+            wave = dataset[(position, row)]["wave"].numpy()
+            assert len(wave) == 4 * RATE and np.abs(wave - level).max() < 1e-4
+    whole = np.concatenate([dataset[(position, 3)]["wave"].numpy() for position in range(20)])
+    assert whole.min() < 0.11 and (crop == "first" or whole.max() > 0.29)
+
+
+def test_a_span_that_cannot_be_is_refused(table) -> None:
+    """It would be cut from somewhere else, or be nothing."""
+    assert np.isnan(spans(table)).all()
+    for start_s, end_s in ((3.0, 2.0), (-1.0, 2.0), (2.0, 7.0), (np.nan, 2.0)):
+        rows = table.assign(start_s=[0.0, start_s, np.nan], end_s=[10.0, end_s, np.nan])
+        with pytest.raises(DataError, match=r"b\.wav: .* is no span of a file of 6 s"):
+            spans(rows)
+    with pytest.raises(DataError, match="has a column start_s, but a span needs start_s and end_s"):
+        spans(table.assign(start_s=0.0))
+
+
+def test_the_table_hash_knows_spans(table) -> None:
+    """Other windows of the same files are another training table."""
+    one, other = (table.assign(start_s=start_s, end_s=start_s + 1) for start_s in (0.0, 2.0))
+    assert len({table_hash(one), table_hash(other), table_hash(table)}) == 3
+    assert table_hash(one) == table_hash(one.iloc[::-1])

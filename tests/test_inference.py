@@ -11,20 +11,20 @@ import torch
 from conftest import RATE, noise, tone
 
 from birdkit import checkpoint, postprocess, predictor, soundscapes
-from birdkit.config import Member, RunConfig, replace
+from birdkit.config import Member, RunConfig
 from birdkit.inference import (
     Ensemble,
     Pace,
     PredictionError,
     Predictor,
-    load_predictor,
     load_predictors,
     predict,
     predict_wave,
     predict_waves,
 )
-from birdkit.models import build_model
+from birdkit.models import build_model, lengthen
 from birdkit.output import SEDOutput, probabilities
+from birdkit.settings import replace
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -39,7 +39,7 @@ def make(run: RunConfig, classes: Sequence[str] = CLASSES, seed: int = 0) -> Pre
         model.head.classifier.bias.zero_()  # type: ignore[union-attr, operator]
         for _ in range(3):
             model(torch.randn(4, run.frontend.n_samples) * 0.1)
-    return Predictor.of_model(model.eval(), run, classes)
+    return Predictor.of_model(model.eval(), run, classes)[0]
 
 
 def values(table: pd.DataFrame, classes: Sequence[str] = CLASSES) -> np.ndarray:
@@ -270,7 +270,7 @@ def test_a_model_in_training_mode_does_not_validate(small_run: RunConfig) -> Non
     """Dropout and batch statistics in a validation score look like a bad epoch, not like a mistake."""
     model = build_model(small_run.model, small_run.frontend, 2).train()
     with pytest.raises(RuntimeError, match="training mode"):
-        predict_wave(noise(5), [Predictor.of_model(model, small_run, ["a", "b"])], window_s=5.0)
+        predict_wave(noise(5), Predictor.of_model(model, small_run, ["a", "b"]), window_s=5.0)
 
 
 def test_a_checkpoint_predicts_the_same_through_either_backend(small_run: RunConfig, tmp_path: Path,
@@ -285,13 +285,138 @@ def test_a_checkpoint_predicts_the_same_through_either_backend(small_run: RunCon
     path = tmp_path / "model.safetensors"
     checkpoint.save(path, model.eval(), config=small_run, classes=CLASSES, table_hash="", seen=["x.ogg"])
     wave = noise(22) + np.concatenate([tone(1000, 12), tone(6000, 10)])
-    fast, plain = load_predictor(path, backend="openvino"), load_predictors([path], backend="torch")[0]
+    fast, plain = (load_predictors([path], backend=backend)[0] for backend in ("openvino", "torch"))
     assert (fast.classify.backend, plain.classify.backend) == ("openvino", "torch")  # type: ignore[attr-defined]
     assert fast.hash == plain.hash != "" and fast.seen == {"x.ogg"}
     assert np.allclose(*(predict_wave(wave, [one], window_s=5.0) for one in (fast, plain)), rtol=0, atol=1e-5)
     monkeypatch.setattr(predictor, "has_openvino", lambda: False)
     with caplog.at_level(logging.WARNING):
-        assert load_predictor(path).classify.backend == "torch"  # type: ignore[attr-defined]
+        assert load_predictors([path])[0].classify.backend == "torch"  # type: ignore[attr-defined]
     assert "openvino is not installed" in caplog.text
     with pytest.raises(ValueError, match="onnx"):
-        load_predictor(path, backend="onnx")
+        load_predictors([path], backend="onnx")
+
+
+def test_several_scales_are_the_mean_of_longer_and_longer_clips(small_run, tmp_path) -> None:
+    """The 2021 second place: the same weights on clips of 5, 10 and 20 s; here 4, 8 and 16 s of a 40 s soundscape."""
+    run = replace(small_run, inference__scales=(1, 2, 4), inference__backend="torch")
+    torch.manual_seed(0)
+    model = build_model(run.model, run.frontend, len(CLASSES)).train()
+    with torch.no_grad():
+        model(torch.randn(8, run.frontend.n_samples))
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, model.eval(), config=run, classes=CLASSES, table_hash="", seen=[])
+    predictors = load_predictors([path])
+    assert [one.config.frontend.clip_s for one in predictors] == [4.0, 8.0, 16.0]
+    assert [one.n_segments for one in predictors] == [4, 8, 16]
+    wave = noise(40) + np.concatenate([tone(1000, 20), tone(6000, 20)])
+    single = [predict_wave(wave, [one], window_s=5.0) for one in predictors]
+    assert np.abs(single[0] - single[2]).max() > 1e-6  # an untrained network differs by little, but it does
+    assert np.allclose(predict_wave(wave, predictors, window_s=5.0), np.mean(single, 0), atol=1e-6)
+    once = Predictor.of_model(model, small_run, CLASSES)[0]
+    both = predict_wave(wave, [*predictors, once], window_s=5.0)  # a model at three scales weighs as much as one at one
+    assert np.allclose(both, (np.mean(single, 0) + single[0]) / 2, atol=1e-6)
+
+
+def test_a_network_of_a_fixed_size_has_one_scale(small_run) -> None:
+    """Weights that depend on the width of the image cannot be shown another one; said before a soundscape is read."""
+    model = build_model(small_run.model, small_run.frontend, 2)
+    model.fixed = torch.nn.Parameter(torch.zeros(model.n_segments))
+    with pytest.raises(ValueError, match="2 times as long"):
+        lengthen(model, 2)
+
+
+def gated(run: RunConfig, how: str, **changes: object) -> RunConfig:
+    return replace(run, inference__gate=how, **changes)
+
+
+@pytest.mark.parametrize("how", ["multiply", "threshold"])
+def test_a_gate_is_the_mean_of_its_detectors_on_every_class(small_run: RunConfig, how: str) -> None:
+    """Predicting both apart and combining by hand gives the same, at any clip length, before post-processing."""
+    smooth = Member("smooth", {"kernel": [1.0, 2.0, 1.0]})
+    waves = [("a", noise(21)), ("b", noise(60) + np.concatenate([tone(3000, 40), noise(20)]))]
+    plain = [make(small_run), make(small_run, seed=1)]
+    detectors = [make(small_run, ["call"], seed=2), make(replace(small_run, frontend__clip_s=6.0), ["call"], seed=3)]
+    apart = predict_waves(waves, plain, window_s=5.0).table
+    calls = np.mean([predict_waves(waves, [one], window_s=5.0).table["call"] for one in detectors], axis=0)
+    threshold = float(np.sort(calls)[7:9].mean())
+    run = gated(small_run, how, inference__postprocess=(smooth,), inference__gate_threshold=threshold)
+    together = predict_waves(waves, [make(run), make(run, seed=1)], gates=detectors, window_s=5.0).table
+    assert list(together.columns) == list(apart.columns)
+    for name in ("a", "b"):
+        rows = (apart["file"] == name).to_numpy()
+        share = calls if how == "multiply" else np.where(calls > threshold, 1, 1e-3)
+        by_hand = postprocess.apply(values(apart)[rows] * share[rows, None], [smooth])
+        assert np.allclose(values(together)[rows], by_hand, atol=1e-6)
+
+
+def test_gates_are_used_only_where_they_are_asked_for(small_run: RunConfig) -> None:
+    """A detector in the work folder must not change a submission whose config says nothing of it."""
+    wave, birds, detector = [("a", noise(20))], make(small_run), make(small_run, ["call"], seed=2)
+    calls = []
+    detector.classify = lambda images, inner=detector.classify: calls.append(len(images)) or inner(images)
+    plain = predict_waves(wave, [birds], window_s=5.0).table
+    pd.testing.assert_frame_equal(predict_waves(wave, [birds], gates=[detector], window_s=5.0).table, plain)
+    assert not calls
+    asked = predict_waves(wave, [birds], gates=[detector], gate="multiply", window_s=5.0).table
+    assert calls and (values(asked) < values(plain)).all()
+    wants = make(gated(small_run, "multiply"))
+    pd.testing.assert_frame_equal(predict_waves(wave, [wants], window_s=5.0).table, plain)
+    pd.testing.assert_frame_equal(predict_waves(wave, [wants], gates=[detector], window_s=5.0).table, asked)
+    overruled = predict_waves(wave, [wants], gates=[detector], gate="none", window_s=5.0).table
+    pd.testing.assert_frame_equal(overruled, plain)
+
+
+def test_a_gate_shares_the_images_of_what_it_gates(small_run: RunConfig) -> None:
+    """A detector with the same view costs its network and no spectrogram; one with another view costs both."""
+    ensemble = [make(small_run), make(small_run, ["call"], seed=2)]
+    other = make(replace(small_run, frontend__fmin_hz=90.0), ["call"], seed=3)
+    counted: list[int] = []
+    for one in (*ensemble, other):
+        one.frontend.register_forward_hook(lambda module, args, image: counted.append(len(image)))
+    predict_waves([("a", noise(8))], ensemble[:1], gates=ensemble[1:], gate="multiply", window_s=5.0)
+    assert sum(counted) == 2
+    predict_waves([("a", noise(8))], ensemble[:1], gates=[other], gate="multiply", window_s=5.0)
+    assert sum(counted) == 6
+
+
+def test_gates_stay_when_predictors_are_left_out(small_run: RunConfig, tmp_path: Path) -> None:
+    """Files gated and files not gated cannot be ranked together, so time is saved on the ensemble alone."""
+    files = [write(tmp_path / f"{k}.wav", noise(8, seed=k)).as_posix() for k in range(3)]
+    birds, detector = [make(small_run), make(small_run, seed=1)], make(small_run, ["call"], seed=2)
+    short = predict(files, birds, gates=[detector], gate="multiply", window_s=5.0, progress=False,
+                    deadline=FixedClock(1e-3), workers=1).table
+    alone = predict(files, birds[:1], gates=[detector], gate="multiply", window_s=5.0, progress=False).table
+    assert np.allclose(values(short)[-2:], values(alone)[-2:], atol=1e-6)
+
+
+def test_a_long_soundscape_is_gated_in_pieces_alike(small_run: RunConfig, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the detector hears must be put together as what the others hear."""
+    path = write(tmp_path / "long.wav", noise(61.3) + np.concatenate([tone(900, 30.3), tone(5000, 31)]))
+    one, detector = make(small_run), make(replace(small_run, frontend__clip_s=6.0), ["call"], seed=2)
+    tables = []
+    for piece_s in (600.0, 15.0):
+        monkeypatch.setattr(soundscapes, "PIECE_S", piece_s)
+        tables.append(predict([path], [one], gates=[detector], gate="multiply", window_s=5.0, progress=False).table)
+    assert np.allclose(values(tables[0]), values(tables[1]), atol=1e-6)
+
+
+def test_gates_that_cannot_be_meant_are_refused(small_run: RunConfig) -> None:
+    """A model of birds as a gate, or a gate asked for and forgotten, would be a plausible wrong submission."""
+    one, detector, wave = make(small_run), make(small_run, ["call"], seed=2), [("a", noise(5))]
+    with pytest.raises(ValueError, match="must know the one class 'call', but default knows 4: ant, bee, cat"):
+        predict_waves(wave, [one], gates=[detector, one], gate="multiply", window_s=5.0)
+    for gates in ((), None):
+        with pytest.raises(ValueError, match="gate = 'multiply', but there is no call detector"):
+            predict_waves(wave, [one], gates=gates, gate="multiply", window_s=5.0)
+    with pytest.raises(ValueError, match="no call detector"):
+        predict_waves(wave, [make(gated(small_run, "threshold"))], gates=[], window_s=5.0)
+    with pytest.raises(ValueError, match="gate = 'add'; it must be one of none, multiply, threshold"):
+        predict_waves(wave, [one], gates=[detector], gate="add", window_s=5.0)
+    with pytest.raises(ValueError, match="gate = 'add'"):
+        gated(small_run, "add")
+    detector.classify = lambda images: SEDOutput(*[torch.full((len(images), *shape), float("nan")) for shape in (
+        (1,), (detector.n_segments, 1), (detector.n_segments, 1))])
+    with pytest.raises(PredictionError, match=r"a: .* not finite, from predictors default"):
+        predict_waves(wave, [one], gates=[detector], gate="multiply", window_s=5.0)

@@ -175,6 +175,18 @@ def test_the_work_folder_comes_before_attached_outputs(tmp_path: Path) -> None:
     assert work.checkpoints(0) == [work.run_dir(0, 3) / "best.safetensors"]
 
 
+def test_call_detectors_are_found_apart_from_the_models_they_gate(tmp_path: Path) -> None:
+    """In the ensemble a detector would be a model of one unknown class; where there is none, nothing is gated."""
+    roots = [tmp_path / "input"]
+    work = Workspace(tmp_path / "working", roots=roots)
+    assert work.call_detectors() == []
+    attached = roots[0] / "notebooks" / "me" / "call" / "call_split0" / "best.safetensors"
+    touch(attached, work.run_dir(0, 0) / "best.safetensors")
+    assert work.call_detectors() == [attached] and len(work.checkpoints(0)) == 1
+    touch(work.call_dir(1) / "best.safetensors", work.call_dir(2) / "last.safetensors")
+    assert work.call_detectors() == [work.call_dir(1) / "best.safetensors"] and len(work.checkpoints(0)) == 1
+
+
 def test_a_deadline_passes_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A submission that takes a second too long scores nothing."""
     now_s = 100.0

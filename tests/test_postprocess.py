@@ -6,7 +6,7 @@ import pytest
 
 from birdkit import postprocess
 from birdkit.config import Member
-from birdkit.postprocess import POSTPROCESS, apply, power_of_low_ranked, scale_by_file_top, smooth
+from birdkit.postprocess import GATES, POSTPROCESS, apply, gate, power_of_low_ranked, scale_by_file_top, smooth
 
 
 def minute(seed: int = 0, windows: int = 12, classes: int = 40) -> np.ndarray:
@@ -118,11 +118,57 @@ def test_unknown_names_and_options_are_named_with_what_there_is() -> None:
 
 
 def test_every_function_of_the_module_can_be_named_in_a_config() -> None:
-    """A function without an entry could be used in a notebook but not in validation."""
+    """A function without an entry could be used in a notebook but not in validation. A gate is a setting of its own."""
     functions = {name for name, value in vars(postprocess).items()
-                 if is_our_function(value) and not name.startswith("_") and name != "apply"}
+                 if is_our_function(value) and not name.startswith("_") and name not in ("apply", "gate")}
     assert functions == set(POSTPROCESS)
 
 
 def is_our_function(value: object) -> bool:
     return callable(value) and not isinstance(value, type) and getattr(value, "__module__", "") == postprocess.__name__
+
+
+@pytest.mark.parametrize("how", GATES)
+def test_a_gate_that_is_sure_of_a_call_changes_nothing(how: str) -> None:
+    """A gate may only take away: where something surely calls, the birds are as likely as they were."""
+    probabilities = minute()
+    np.testing.assert_array_equal(gate(probabilities, np.ones(12), how=how), probabilities)
+
+
+def test_a_gate_silences_windows_in_which_nothing_calls() -> None:
+    """What is left is nothing, or a thousandth, far below any threshold of presence; the other windows stay."""
+    probabilities, calls = minute() + 1e-6, np.ones(12)
+    calls[[2, 7]] = 0.0
+    for how, left in (("multiply", 0.0), ("threshold", 1e-3), ("none", 1.0)):
+        after = gate(probabilities, calls, how=how)
+        np.testing.assert_allclose(after[[2, 7]], left * probabilities[[2, 7]])
+        np.testing.assert_array_equal(np.delete(after, [2, 7], 0), np.delete(probabilities, [2, 7], 0))
+
+
+def test_a_threshold_passes_windows_as_they_are_and_keeps_the_order_of_the_others() -> None:
+    """A tie at 0 would lose what a ranking metric could still see; the threshold itself passes."""
+    probabilities, calls = minute(), np.linspace(0, 1, 12)
+    before, after = probabilities.copy(), gate(probabilities, calls, how="threshold", threshold=calls[5])
+    np.testing.assert_array_equal(probabilities, before)
+    np.testing.assert_array_equal(after[5:], probabilities[5:])
+    assert after[:5].max() <= 1e-3
+    np.testing.assert_array_equal(after[:5].argsort(0), probabilities[:5].argsort(0))
+
+
+def test_multiplying_lets_no_class_be_likelier_than_a_call() -> None:
+    """P(bird) = P(bird | call) P(call), for every class of a window alike."""
+    probabilities, calls = minute(), np.random.default_rng(1).random(12)
+    after = gate(probabilities, calls, how="multiply")
+    assert (after <= calls[:, None]).all()
+    np.testing.assert_allclose(after, np.einsum("wk,w->wk", probabilities, calls))
+
+
+@pytest.mark.parametrize(("calls", "options", "fault"), [
+    (np.ones(11), {"how": "multiply"}, r"\(11,\) must be one for each of 12 windows"),
+    (np.ones((12, 1)), {"how": "multiply"}, r"\(12, 1\) must be one"), (np.full(12, 1.5), {"how": "multiply"}, "1.5"),
+    (np.full(12, np.nan), {"how": "threshold"}, "nan"), (np.ones(12), {"how": "add"}, "one of none, multiply, thresh"),
+    (np.ones(12), {"how": "threshold", "threshold": 2.0}, r"threshold = 2.0 in \[0, 1\]")])
+def test_a_gate_that_cannot_be_meant_is_refused(calls: np.ndarray, options: dict, fault: str) -> None:
+    """A NaN of the detector would be a NaN of every class; a column would be taken for one window."""
+    with pytest.raises(ValueError, match=fault):
+        gate(minute(), calls, **options)

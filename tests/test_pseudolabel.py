@@ -10,11 +10,12 @@ import torch
 from conftest import RATE, noise, tone
 
 from birdkit import checkpoint, pseudolabel
-from birdkit.config import RunConfig, replace
+from birdkit.config import RunConfig
 from birdkit.inference import predict
 from birdkit.models import build_model
-from birdkit.predictor import Predictor, load_predictor
+from birdkit.predictor import Predictor, load_predictors
 from birdkit.pseudolabel import PseudoLabelError, label, provenance, read
+from birdkit.settings import replace
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -184,5 +185,5 @@ def test_labels_are_what_a_submission_would_hold(small_run: RunConfig, tmp_path:
     """One prediction path: a teacher labels exactly as it would have submitted."""
     one = teacher(tmp_path / "one.safetensors", small_run)
     table = label(files, [one], path=tmp_path / "a.parquet", round=1, root=tmp_path, backend="torch", progress=False)
-    submitted = predict(files, [load_predictor(one, backend="torch")], window_s=5.0, root=tmp_path, progress=False)
+    submitted = predict(files, load_predictors([one], backend="torch"), window_s=5.0, root=tmp_path, progress=False)
     assert np.array_equal(values(table), values(submitted.table))

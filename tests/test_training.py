@@ -12,8 +12,9 @@ from conftest import RATE, noise, tone
 
 from birdkit import checkpoint, training
 from birdkit.batch import Batch
-from birdkit.config import Member, RunConfig, TrainConfig, replace
+from birdkit.config import Member, RunConfig, TrainConfig
 from birdkit.models import build_model
+from birdkit.settings import replace
 from birdkit.training import Trainer, build_optimiser, choose_backgrounds, choose_precision, fit, learning_rate
 
 CLASSES = ("high", "low")

@@ -6,11 +6,11 @@ import soundfile as sf
 import torch
 from conftest import RATE, noise, tone
 
-from birdkit.config import replace
 from birdkit.data import AudioStore
 from birdkit.inference import Predictor, predict
 from birdkit.metrics import macro_roc_auc
 from birdkit.models import build_model
+from birdkit.settings import replace
 from birdkit.validation import Validation
 
 CLASSES = ("high", "low")
@@ -90,14 +90,16 @@ def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, 
     assert validation.score(perfect(config), config, CLASSES).value == 1.0
 
 
-def test_the_validation_score_is_the_submission_score(run, held_out, soundscapes, tmp_path) -> None:
+@pytest.mark.parametrize("scales", [(1,), (1, 2)])
+def test_the_validation_score_is_the_submission_score(run, held_out, soundscapes, tmp_path, scales) -> None:
     """The same soundscapes written to files and predicted as a submission give the same number."""
+    run = replace(run, inference__scales=scales)
     validation = prepare(run, held_out, soundscapes, tmp_path)
     model = build_model(run.model, run.frontend, 2).eval()
     for index, wave in enumerate(validation.waves):
         sf.write(tmp_path / f"s{index}.wav", wave, RATE, subtype="PCM_16")
-    predictor = Predictor.of_model(model, run, CLASSES)
-    table = predict([tmp_path / f"s{index}.wav" for index in range(3)], [predictor], window_s=5.0, progress=False).table
+    predictors = Predictor.of_model(model, run, CLASSES)
+    table = predict([tmp_path / f"s{index}.wav" for index in range(3)], predictors, window_s=5.0, progress=False).table
     submitted = macro_roc_auc(np.concatenate(validation.truth), table[list(CLASSES)].to_numpy())
     assert validation.score(model, run, CLASSES).value == pytest.approx(submitted, abs=1e-9)
 
@@ -120,3 +122,13 @@ def test_an_empty_split_is_refused(run, held_out, tmp_path) -> None:
     """A score over nothing would be a number all the same."""
     with pytest.raises(ValueError, match="split 0 holds no recording"):
         prepare(run, held_out.iloc[:0], None, tmp_path)
+
+
+def test_a_span_is_scored_on_its_own_audio_and_nocall_is_no_class(run, held_out, tmp_path) -> None:
+    """A call detector's rows are pieces of soundscapes: a whole file would be scored by a piece's label."""
+    table = pd.concat([held_out, held_out.iloc[:1].assign(label="nocall")], ignore_index=True)
+    table = table.assign(duration_s=7.0, start_s=[np.nan] * 4 + [1.0], end_s=[np.nan] * 4 + [3.5])
+    recordings = replace(run, validation__kind="recordings")
+    validation = Validation.prepare(recordings, table, CLASSES, store=AudioStore(tmp_path, RATE), soundscapes=None)
+    assert [len(wave) for wave in validation.waves] == [7 * RATE] * 4 + [int(2.5 * RATE)]
+    assert [row.tolist() for row in validation.truth] == [[[1, 0]], [[0, 1]], [[1, 0]], [[0, 1]], [[0, 0]]]

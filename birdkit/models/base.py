@@ -1,6 +1,7 @@
 """The contract of a model: a front end, features over segments, and a decision that turns them into a SEDOutput."""
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from birdkit.config import OWN, FrontEndConfig, ModelConfig
 from birdkit.folding import fold, unfold
 from birdkit.frontend import FrontEnd
-from birdkit.models.backbones import BackboneMap, backbone_weights
+from birdkit.models.backbones import BackboneMap, fit_channels, without_classifier
 from birdkit.models.input_norm import InputNorm
 from birdkit.models.weights import WeightsReport, load_weights, read_weights
 from birdkit.output import SEDOutput
@@ -32,6 +33,8 @@ class Model(nn.Module):
     small, small_frontend          the same of a size that two CPU cores train in minutes
     class_free                     submodules that do not depend on the classes: what a warm start takes from a birdkit
                                    checkpoint of other classes
+    unread                         settings of ModelConfig that this model has no use for: another value than the
+                                   default is refused, for it would be an experiment that was never run
     pooled                         how segments make a clip, see SEDOutput
     n_segments                     S, the segments of one clip; set by the member
     weights_report                 what a weights file gave, None where there was none
@@ -42,6 +45,7 @@ class Model(nn.Module):
     small: ClassVar[ModelConfig]
     small_frontend: ClassVar[FrontEndConfig]
     class_free: ClassVar[tuple[str, ...]] = ("backbone", "input_norm")
+    unread: ClassVar[tuple[str, ...]] = ()
     pooled: str = "logits"
     n_segments: int
     weights_report: WeightsReport | None = None
@@ -50,6 +54,9 @@ class Model(nn.Module):
         super().__init__()
         if n_classes < 1:
             raise ValueError(f"n_classes = {n_classes} must be at least 1")
+        for name in self.unread:
+            if getattr(config, name) != getattr(ModelConfig(), name):
+                raise ValueError(f"model.{name} = {getattr(config, name)!r}, but {config.name} would not read it")
         self.config = config
         self.frontend = FrontEnd(frontend)
         self.n_classes = n_classes
@@ -99,7 +106,8 @@ class Model(nn.Module):
 def build_model(config: ModelConfig, frontend: FrontEndConfig, n_classes: int) -> Model:
     """The registered model that `config` names, for images of `frontend` and K = n_classes, with its weights.
 
-    Raises TypeError for options that the model does not take; for weights see `warm_start`.
+    Raises TypeError for options that the model does not take, ValueError for weights "hub" that do not exist; for a
+    weights file see `warm_start`.
     """
     kind = MODELS.get(config.name)
     known = [name for name in inspect.signature(kind).parameters if name not in ("config", "frontend", "n_classes")]
@@ -107,10 +115,29 @@ def build_model(config: ModelConfig, frontend: FrontEndConfig, n_classes: int) -
     if unknown:
         raise TypeError(f"model {config.name!r} takes no option {', '.join(unknown)}; "
                         f"it takes: {', '.join(known) or 'none'}")
+    if config.weights == "hub" and config.backbone == OWN:
+        raise ValueError(f"{config.name}'s own network has no weights on timm's hub; give the path of a file")
     model = kind(config, frontend, n_classes, **config.options)
     if config.weights not in ("none", "hub"):
         model.weights_report = warm_start(model, config.weights, partial=config.partial_weights)
     return model
+
+
+def lengthen(model: Model, times: int) -> Model:
+    """The same weights for clips that are `times` as long, in eval mode, on the same device; itself for times = 1.
+
+    Raises ValueError where the network's weights depend on the length of the clip.
+    """
+    if times == 1:
+        return model
+    longer = build_model(dataclasses.replace(model.config, weights="none"), model.frontend.config.lengthened(times),
+                         model.n_classes)
+    try:
+        longer.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"model {model.config.name!r} cannot take clips {times} times as long as it was trained "
+                         f"with: {error}") from error
+    return longer.eval().to(next(model.parameters()).device)
 
 
 def warm_start(model: Model, path: str, *, partial: bool = False) -> WeightsReport:
@@ -118,20 +145,21 @@ def warm_start(model: Model, path: str, *, partial: bool = False) -> WeightsRepo
 
     A birdkit checkpoint gives what does not depend on its classes (`Model.class_free`). Any other file is the
     authors' whole model where config.backbone is "own", and a timm backbone's state dict where it is not; from that
-    the classifier is left out, and its first convolution is adapted to the image's channels.
+    the classifier is left out. The first convolution of a timm backbone is fitted to the image's channels.
 
     Raises FileNotFoundError, and WeightsError where the file does not fit and `partial` is not set.
     """
     weights = read_weights(path)
+    backbone = next((part.network for part in model.children() if isinstance(part, BackboneMap)), None)
     if any(name.startswith("golden.") for name in weights):  # only a birdkit checkpoint proves itself
         within = tuple(f"{part}." for part in model.class_free)
         own = {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
         chosen = {name: value for name, value in own.items() if name.startswith(within)}
-        return load_weights(model, chosen, path=path, partial=partial, within=within)
-    if model.config.backbone == OWN:
+        adapted: tuple[str, ...] = ()
+        if backbone is not None:
+            chosen, adapted = fit_channels(backbone, chosen, "backbone.network.")
+        return load_weights(model, chosen, path=path, partial=partial, within=within, adapted=adapted)
+    if backbone is None:
         return load_weights(model, model.translate(weights), path=path, partial=partial)
-    backbone = model.get_submodule("backbone")
-    if not isinstance(backbone, BackboneMap):
-        raise TypeError(f"model {model.config.name!r} has no backbone that {path} could fill")
-    chosen, first = backbone_weights(backbone.network, weights)
-    return load_weights(backbone.network, chosen, path=path, partial=partial, first_convolutions=first)
+    chosen, adapted = fit_channels(backbone, without_classifier(backbone, weights))
+    return load_weights(backbone, chosen, path=path, partial=partial, adapted=adapted)

@@ -24,10 +24,11 @@ import torch
 
 from birdkit import checkpoint
 from birdkit.audio import load
-from birdkit.config import RunConfig, replace
-from birdkit.inference import Predictor, load_predictor, one_thread, predict
+from birdkit.config import RunConfig
+from birdkit.inference import Predictor, load_predictors, one_thread, predict
 from birdkit.models import build_model
 from birdkit.models.base import Model
+from birdkit.settings import replace
 
 RATE_HZ = 32_000
 CLASSES = [f"class{k:03d}" for k in range(206)]
@@ -149,7 +150,7 @@ def main() -> None:
         files = write_soundscapes(Path(folder), options.files)
         model = write_checkpoint(Path(folder) / "model.safetensors", files, options.backbone)
         begin = time.perf_counter()
-        predictor = load_predictor(Path(folder) / "model.safetensors", backend=options.backend, precision="f32")
+        predictor = load_predictors([Path(folder) / "model.safetensors"], backend=options.backend, precision="f32")[0]
         print(f"load, prove and export: {time.perf_counter() - begin:.1f} s")
         seconds = measure(files, predictor, model, options.rounds)
     print(f"seconds per one-minute soundscape, {options.backbone} {predictor.config.frontend.image_size}, "

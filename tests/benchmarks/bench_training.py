@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 
 from birdkit import preprocess, recipes, synthesis
-from birdkit.config import replace
 from birdkit.data import AudioStore, Backgrounds, ClipDataset, training_batches
 from birdkit.losses import LOSSES
 from birdkit.models import build_model
+from birdkit.settings import replace
 from birdkit.training import Trainer
 
 
