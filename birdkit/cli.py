@@ -5,13 +5,18 @@ What takes long to load is imported inside the command that needs it, so that `b
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import birdkit
 from birdkit.pipeline import PipelineError, run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.command(options)
-    except (OSError, ValueError, KeyError, PipelineError) as error:
+    except (OSError, ValueError, KeyError, TypeError, PipelineError) as error:
         if options.debug:
             raise
         sys.stderr.write(f"birdkit: {error}\n")
@@ -39,7 +44,7 @@ def generate_command(options: argparse.Namespace) -> None:
 def pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
-               splits=options.splits, every_round=options.every_round)
+               splits=options.splits, every_round=options.every_round, changes=dict(options.set))
     _say(f"submission: {path}")
 
 
@@ -67,6 +72,28 @@ def report_command(options: argparse.Namespace) -> None:
     _say(f"report: {pictures.page(options.competition_dir, options.work_dir, truth=options.truth)}")
 
 
+def models_command(options: argparse.Namespace) -> None:
+    """Say what front ends and models there are, how large and how fast; or how true their exports are."""
+    from birdkit import catalogue
+    from birdkit.presets import FRONT_ENDS
+
+    logging.getLogger("birdkit.export").setLevel(logging.WARNING)  # the table says it
+    if options.parity:
+        chosen = [choice for name in ([options.front_end] if options.front_end else FRONT_ENDS)
+                  for choice in catalogue.choices(names=options.names, backbone=options.backbone, frontend=name)]
+        _say(_table(catalogue.export_parity(chosen, options.parity, n_classes=options.classes)))
+        return
+    chosen = catalogue.choices(names=options.names, backbone=options.backbone, frontend=options.front_end)
+    if not options.names:
+        _say(_table(catalogue.list_front_ends(timing=not options.no_timing)) + "\n")
+    _say(_table(catalogue.list_models(chosen, n_classes=options.classes, timing=not options.no_timing)))
+
+
+def _table(table: pd.DataFrame) -> str:
+    """A table as text, empty where a value is missing."""
+    return table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="birdkit", description=(birdkit.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"birdkit {birdkit.__version__}")
@@ -85,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rounds", type=int, help="of pseudo-labelling (default: the recipe's)")
     command.add_argument("--splits", type=int, nargs="+", metavar="N", help="to train (default: the recipe's)")
     command.add_argument("--every-round", action="store_true", help="write a submission after every round, to compare")
+    command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+                         help="a change of the recipe when training, such as train__epochs=5; values are JSON")
     command.set_defaults(command=pipeline_command)
 
     command = commands.add_parser("score", help="score a submission against a truth")
@@ -98,12 +127,33 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
     command.set_defaults(command=check_command)
 
+    command = commands.add_parser("models", help="list the models and front ends there are, with size and speed")
+    command.add_argument("names", nargs="*", metavar="MODEL", help="only these (default: all)")
+    command.add_argument("--front-end", default="", metavar="NAME", help="instead of the published one")
+    command.add_argument("--backbone", default="", metavar="NAME", help="a timm name instead of the published one")
+    command.add_argument("--classes", type=int, default=206, metavar="K")
+    command.add_argument("--no-timing", action="store_true", help="sizes alone, which takes less long")
+    command.add_argument("--parity", type=Path, metavar="AUDIO_DIR", help="compare the export of every model on every "
+                         "front end with torch, on audio of this folder")
+    command.set_defaults(command=models_command)
+
     command = commands.add_parser("report", help="write a page that shows what a finished pipeline heard")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
     command.add_argument("work_dir", type=Path, metavar="WORK_DIR")
     command.add_argument("--truth", type=Path, help="of the test soundscapes, where it is known")
     command.set_defaults(command=report_command)
     return parser
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """ "train__epochs=5" as ("train__epochs", 5); what is not JSON is text."""
+    setting, sign, value = text.partition("=")
+    if not sign or not setting:
+        raise argparse.ArgumentTypeError(f"{text!r} is not SETTING=VALUE")
+    try:
+        return setting, json.loads(value)
+    except json.JSONDecodeError:
+        return setting, value
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import birdkit
 from birdkit import recipes
+from birdkit.settings import with_settings
 
 LOG = logging.getLogger(__name__)
 EXECUTED = "executed"
@@ -49,13 +50,14 @@ class Step:
         return self.notebook + of_round + of_split
 
 
-def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool = False,
-          earlier: int = 0) -> list[Step]:
+def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool = False, earlier: int = 0,
+          changes: Mapping[str, Any] | None = None) -> list[Step]:
     """01 -> 03 -> (02 -> 03) * rounds -> 04; with `every_round`, a submission after each round to compare them.
 
     splits   the parts of the cross-validation to train, one run of 03 each
     rounds   of pseudo-labelling; round 0 trains without
     earlier  rounds before the one submitted whose checkpoints join its ensemble
+    changes  to the recipe's config, for 03
 
     >>> [step.name for step in steps("tiny", [0], rounds=1)]
     ['01_preprocess', '03_train_fold_round0_split0', '02_pseudolabel_round1', '03_train_fold_round1_split0',
@@ -67,7 +69,8 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
     for number in range(rounds + 1):
         if number:
             plan.append(Step("02_pseudolabel", {"ROUND": number}))
-        plan += [Step("03_train_fold", {"RECIPE": recipe, "ROUND": number, "FOLD": split}) for split in splits]
+        plan += [Step("03_train_fold", {"RECIPE": recipe, "ROUND": number, "FOLD": split,
+                                        **({"CHANGES": dict(changes)} if changes else {})}) for split in splits]
         if number == rounds or every_round:
             name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
             plan.append(Step(INFER, {"ROUND": number, "EARLIER": min(earlier, number), "SUBMISSION": name}))
@@ -84,7 +87,8 @@ def find_notebooks() -> Path:
 
 
 def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "small", rounds: int | None = None,
-        splits: Sequence[int] | None = None, every_round: bool = False, notebooks: str | Path | None = None) -> Path:
+        splits: Sequence[int] | None = None, every_round: bool = False, changes: Mapping[str, Any] | None = None,
+        notebooks: str | Path | None = None) -> Path:
     """Run the whole way and return the path of submission.csv.
 
     A step that is done is skipped, so a run that died goes on where it was: its marker in `work_dir`/executed holds
@@ -93,17 +97,21 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     rounds       of pseudo-labelling, default: the recipe's
     splits       to train, default: the recipe's
     every_round  write submission_round0.csv and so on, too
+    changes      to the recipe's config when training, as for birdkit.settings.with_settings
     notebooks    their folder, default `find_notebooks()`
 
-    Raises PipelineError where a notebook fails; the executed copy keeps its output up to there.
+    Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or
+    TypeError, before anything runs, where a change is no setting.
     """
     folder = Path(notebooks) if notebooks else find_notebooks()
     work = Path(work_dir).absolute()
     (work / EXECUTED).mkdir(parents=True, exist_ok=True)
     chosen = recipes.get(recipe)
+    with_settings(chosen.config, changes or {})
     common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work)}
     plan = steps(recipe, chosen.splits if splits is None else splits,
-                 rounds=chosen.rounds if rounds is None else rounds, every_round=every_round, earlier=chosen.earlier)
+                 rounds=chosen.rounds if rounds is None else rounds, every_round=every_round, earlier=chosen.earlier,
+                 changes=changes)
     before = repr(chosen)  # a recipe that was changed is another one
     # The notebooks draw bars of their own on stderr: this one stays still while they do.
     with tqdm(plan, desc="pipeline", unit="step", leave=True) as bar:

@@ -133,6 +133,22 @@ def read_classes(competition_dir: str | Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
+def read_groups(competition_dir: str | Path, column: str = "class_name") -> tuple[str, ...]:
+    """The group of each class, in the order of `read_classes`, by a column of the competition's class table.
+
+    column  such as "class_name" (Aves, Amphibia, Insecta, Mammalia) of BirdCLEF+ 2025 and 2026
+
+    Raises ProfileError where the table has no such column, or a class has no group.
+    """
+    folder = Path(competition_dir)
+    table = folder / _fitting(folder).class_table
+    group = dict(zip(_column(table, "primary_label"), _column(table, column), strict=True))
+    without = [name for name, value in group.items() if not value.strip()]
+    if without:
+        raise ProfileError(f"{table}: {column} of {some_of(without)} is empty")
+    return tuple(group[name] for name in read_classes(folder))
+
+
 def _fitting(folder: Path) -> Competition:
     """The most demanding profile that the files fit."""
     missing = {year: [sign for sign in known.signature if not _has(folder, sign)] for year, known in PROFILES.items()}

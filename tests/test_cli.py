@@ -37,7 +37,7 @@ def test_help_answers_without_loading_torch() -> None:
             "except SystemExit:\n    sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'papermill')))")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for command in ("generate", "pipeline", "score", "check", "report"):
+    for command in ("generate", "pipeline", "score", "check", "models", "report"):
         assert command in result.stdout
 
 
@@ -85,9 +85,12 @@ def test_pipeline_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
         return Path("work/submission.csv")
 
     monkeypatch.setattr(cli, "run", record)
-    assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3"]) == 0
+    changes = ["--set", "train__epochs=5", "model__backbone=resnet34", "--set", "inference__scales=[1, 2]"]
+    assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3",
+                     *changes]) == 0
     assert seen == {"folders": (Path("in"), Path("work")), "recipe": "tiny", "rounds": 2, "splits": [0, 3],
-                    "every_round": False}
+                    "every_round": False, "changes": {"train__epochs": 5, "model__backbone": "resnet34",
+                                                      "inference__scales": [1, 2]}}
     assert capsys.readouterr().out == "submission: work/submission.csv\n"
 
 

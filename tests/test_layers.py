@@ -16,14 +16,14 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
-    "registry folding metrics postprocess profiles kaggle windows",
+    "registry settings folding metrics postprocess profiles kaggle windows",
     "config audio splits batch output ambience calls composition",
     "frontend losses augmentations sampling presets recipes soundscapes",
     "models",
     "checkpoint data",
-    "inference predictor export preprocess synthesis",
+    "inference predictor export preprocess call_sources synthesis",
     "training pseudolabel submission validation",
-    "experiments pipeline report cli",
+    "experiments pipeline report catalogue cli",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
 FRONT_END_ONLY = {"stft", "istft", "ShortTimeFFT", "melspectrogram", "mel", "mel_frequencies", "power_to_db",

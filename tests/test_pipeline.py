@@ -9,12 +9,12 @@ import papermill
 import pytest
 
 from birdkit import pipeline, recipes
-from birdkit.config import replace
 from birdkit.pipeline import PipelineError
+from birdkit.settings import replace
 
 NAMES = ("01_preprocess", "02_pseudolabel", "03_train_fold", "04_ensemble_infer")
 Calls = list[tuple[str, dict[str, Any]]]
-PARAMETERS = "COMPETITION_DIR = WORK_DIR = RECIPE = SUBMISSION = ''\nROUND = FOLD = EARLIER = 0"
+PARAMETERS = "COMPETITION_DIR = WORK_DIR = RECIPE = SUBMISSION = ''\nROUND = FOLD = EARLIER = 0\nCHANGES = {}"
 
 
 def notebook(path: Path, *sources: str) -> None:
@@ -54,6 +54,24 @@ def test_the_order_is_label_after_train_and_train_after_label() -> None:
                     "02_pseudolabel_round1", "03_train_fold_round1_split0", "03_train_fold_round1_split1",
                     "02_pseudolabel_round2", "03_train_fold_round2_split0", "03_train_fold_round2_split1",
                     "04_ensemble_infer_round2"]
+
+
+def test_changes_reach_every_training_and_nothing_else(books: Path, executed: Calls, tmp_path: Path) -> None:
+    """A setting tried in one split alone would compare two different ensembles."""
+    pipeline.run(tmp_path, tmp_path / "w", recipe="tiny", rounds=1, splits=[0, 1], notebooks=books,
+                 changes={"train__epochs": 1})
+    changed = [(name, parameters.get("CHANGES")) for name, parameters in executed]
+    assert changed == [("01", None), ("03", {"train__epochs": 1}), ("03", {"train__epochs": 1}), ("02", None),
+                       ("03", {"train__epochs": 1}), ("03", {"train__epochs": 1}), ("04", None)]
+
+
+@pytest.mark.parametrize("changes", [{"train__epoch": 1}, {"trian__epochs": 1}, {"train__epochs": "5"}])
+def test_a_change_that_is_none_is_refused_before_anything_runs(
+        books: Path, executed: Calls, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A typing error must not cost the audit of 35,000 recordings first."""
+    with pytest.raises((ValueError, TypeError), match="epoch"):
+        pipeline.run(tmp_path, tmp_path / "w", recipe="tiny", notebooks=books, changes=changes)
+    assert not executed
 
 
 def test_without_rounds_there_is_no_labelling() -> None:

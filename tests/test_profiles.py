@@ -57,6 +57,19 @@ def test_each_year_is_recognised_and_said(tmp_path: Path, caplog: pytest.LogCapt
     assert recognise(year_2024(tmp_path / "b")).year == 2024
 
 
+def test_every_class_has_its_group(tmp_path: Path) -> None:
+    """A group by position would give frogs the birds' head."""
+    folder = year_2025(tmp_path, classes=("frog", "bird"), columns=("bird", "frog"))
+    rows = "frog,1,A a,A,Amphibia\nbird,2,B b,B,Aves\n"
+    (folder / "taxonomy.csv").write_text(TAXONOMY + rows)
+    assert profiles.read_groups(folder) == ("Aves", "Amphibia")
+    with pytest.raises(ProfileError, match="no column 'genus'"):
+        profiles.read_groups(folder, "genus")
+    (folder / "taxonomy.csv").write_text(TAXONOMY + rows.replace("Aves", " "))
+    with pytest.raises(ProfileError, match="class_name of bird is empty"):
+        profiles.read_groups(folder)
+
+
 def test_an_unknown_folder_is_told_what_every_year_lacks(tmp_path: Path) -> None:
     """Mostly the path is one level too high or low; the list of missing files shows it."""
     with pytest.raises(ProfileError, match=r"2024 lacks train_metadata.csv, .*; 2025 lacks train.csv, taxonomy.csv"):

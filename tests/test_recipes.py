@@ -1,21 +1,24 @@
 """Recipes: every name builds, and nothing in it is a setting that nobody reads."""
+from pathlib import Path
+
 import pytest
 import torch
 
 from birdkit import recipes
 from birdkit.augmentations import build_augmentations
-from birdkit.config import RunConfig, from_dict, replace, to_dict
+from birdkit.config import RunConfig
 from birdkit.losses import LOSSES
 from birdkit.models import build_model
+from birdkit.settings import from_dict, replace, to_dict
 
 CASES = [(name, round) for name in sorted(recipes.RECIPES) for round in (0, 1)]
 
 
 @pytest.mark.parametrize(("name", "round"), CASES)
-def test_every_recipe_builds_what_it_names(name: str, round: int) -> None:
+def test_every_recipe_builds_what_it_names(name: str, round: int, tmp_path: Path) -> None:
     """A typo in a recipe should not wait for a card to be free."""
     recipe = recipes.get(name)
-    config = recipe.run(round, recipe.splits[0])
+    config = recipes.for_competition(recipe.run(round, recipe.splits[0]), competition_of(tmp_path, 2025))
     build_augmentations(config.augment.wave)
     build_augmentations(config.augment.spectrogram)
     LOSSES.build(config.loss.name, **config.loss.options)
@@ -40,6 +43,29 @@ def test_members_of_an_ensemble_differ_in_split_and_seed() -> None:
     assert {run.round for run in runs} == {0, 1}
 
 
-def test_the_year_reaches_the_run() -> None:
+def competition_of(folder: Path, year: int) -> Path:
+    """The tables of a competition with a bird, a frog and another bird."""
+    (folder / "train.csv").write_text("primary_label,filename\n")
+    (folder / "taxonomy.csv").write_text("primary_label,inat_taxon_id,scientific_name,common_name,class_name\n"
+                                         "b2,1,A a,A,Aves\nb1,2,B b,B,Aves\nfrog,3,C c,C,Amphibia\n")
+    (folder / "sample_submission.csv").write_text("row_id,b1,frog,b2\n")
+    if year == 2026:
+        (folder / "train_soundscapes_labels.csv").touch()
+    return folder
+
+
+@pytest.mark.parametrize("year", [2025, 2026])
+def test_the_year_comes_from_the_competition(tmp_path: Path, year: int) -> None:
     """It decides the metric and the windows of the validation."""
-    assert recipes.get("tiny").run(0, 0, year=2026).year == 2026
+    assert recipes.for_competition(recipes.get("tiny").run(0, 0), competition_of(tmp_path, year)).year == year
+
+
+def test_the_groups_of_the_classes_come_from_the_competition(tmp_path: Path) -> None:
+    """In the order of the submission's columns, not of the table's rows: b1, frog, b2."""
+    run = replace(recipes.get("tiny").run(0, 0), model__head="grouped", model__head_options={"groups": "class_name"})
+    with pytest.raises(ValueError, match="for_competition"):
+        build_model(run.model, run.frontend, 3)
+    run = recipes.for_competition(run, competition_of(tmp_path, 2025))
+    assert run.model.head_options["groups"] == ["Aves", "Amphibia", "Aves"]
+    assert len(build_model(run.model, run.frontend, 3).head.heads) == 2  # type: ignore[union-attr, arg-type]
+    assert recipes.for_competition(recipes.get("tiny").config, tmp_path).model == recipes.get("tiny").config.model
