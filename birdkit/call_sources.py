@@ -81,9 +81,9 @@ def labelled_soundscapes(labels: Path | str, folder: Path | str, *, root: Path |
     _refuse_unmatched(labels, {f"soundscape {stem}*": paths for stem, paths in there.items()}, folder)
     paths = {stem: found[0] for stem, found in there.items()}
     length_s = dict(zip(paths, _durations_s(list(paths.values())), strict=True))
-    names = {stem: _name(path, root) for stem, path in paths.items()}
+    names = {stem: _relative(path, root) for stem, path in paths.items()}
     split = dict(zip(names, splits.assign_soundscapes(list(names.values()), n_splits, seed=seed), strict=True))
-    return _checked(pd.DataFrame({
+    return _checked_table(pd.DataFrame({
         "file": stems.map(names), "label": np.where(rows["birds"].str.strip() == NOCALL, NOCALL, CALL), "secondary": "",
         "duration_s": stems.map(length_s), "rating": 0.0, "split": stems.map(split), "start_s": end_s - window_s,
         "end_s": end_s, "group": "file:" + stems.map(names)}))
@@ -137,21 +137,21 @@ def join(*tables: pd.DataFrame) -> pd.DataFrame:
     if twice.any():
         raise DataError(f"{table.loc[twice, 'file'].iloc[0]}: the same audio is in the tables twice")
     splits.check_splits(table.drop(columns="group").assign(group="file:" + table["file"]))
-    return _checked(table)
+    return _checked_table(table)
 
 
 def _whole_files(paths: Sequence[Path], label: np.ndarray, *, root: Path | str, n_splits: int,
                  seed: int) -> pd.DataFrame:
     """The table of files that have one label each."""
     table = pd.DataFrame({
-        "file": [_name(path, root) for path in paths], "label": label, "secondary": "",
+        "file": [_relative(path, root) for path in paths], "label": label, "secondary": "",
         "duration_s": _durations_s(paths), "rating": 0.0, "start_s": np.nan, "end_s": np.nan,
-        "group": [f"original:{_name(path.parent, root)}/{splits.original_of(path.stem)}" for path in paths]})
+        "group": [f"original:{_relative(path.parent, root)}/{splits.original_of(path.stem)}" for path in paths]})
     table["split"] = splits.assign_splits(table, n_splits, seed=seed)
-    return _checked(table)
+    return _checked_table(table)
 
 
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
+def _checked_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its columns in order, after the checks that training relies on."""
     spans(table)
     splits.check_splits(table)
@@ -212,7 +212,7 @@ def _durations_s(paths: Sequence[Path]) -> list[float]:
         return [about.duration_s for about in pool.map(audio.info, paths)]
 
 
-def _name(path: Path, root: Path | str) -> str:
+def _relative(path: Path, root: Path | str) -> str:
     """The file as a table names it; DataError where it is not below `root`."""
     try:
         return path.absolute().relative_to(Path(root).absolute()).as_posix()

@@ -19,12 +19,12 @@ from birdkit.config import FrontEndConfig, ModelConfig
 from birdkit.export import TorchClassifier, export, has_openvino, parity
 from birdkit.frontend import FrontEnd
 from birdkit.inference import one_thread
+from birdkit.kaggle import AUDIO_SUFFIXES
 from birdkit.models import MODELS, build_model
 from birdkit.models.base import Model
 from birdkit.presets import FRONT_ENDS
 from birdkit.settings import replace
 
-AUDIO_SUFFIXES = (".ogg", ".wav", ".flac", ".mp3")
 REPEATS = 5  # timed passes; the fastest counts, for everything else on the machine only adds
 
 
@@ -66,7 +66,7 @@ def list_front_ends(*, timing: bool = True) -> pd.DataFrame:
     """A row per front end: seconds and rate of a clip, mels x frames, rows x columns of the image, ms on one core."""
     rows = []
     for name, config in tqdm(FRONT_ENDS.items(), "front ends", leave=False):
-        frontend, wave = FrontEnd(config), noise(config)
+        frontend, wave = FrontEnd(config), noise_clip(config)
         rows.append({"front end": name, "clip s": config.clip_s, "kHz": config.sample_rate_hz / 1000,
                      "mels x frames": f"{config.n_mels} x {config.n_frames}", "channels": config.n_channels,
                      "image": "{} x {}".format(*config.image_size),
@@ -81,24 +81,20 @@ def list_models(chosen: Sequence[Choice], *, n_classes: int = 206, timing: bool 
 
     A model that does not take the images of its front end has the reason instead of figures.
     """
-    rows = []
-    for choice in tqdm(chosen, "models", leave=False):
-        row: dict[str, object] = {"model": choice.name, "backbone": choice.config.backbone,
-                                  "front end": choice.frontend_name,
-                                  "image": "{} x {}".format(*choice.frontend.image_size)}
-        rows.append(row)
-        try:
-            model = choice.build(n_classes)
-        except ValueError as error:
-            row["does not fit"] = str(error)
-            continue
-        image = model.frontend(noise(choice.frontend))
-        row |= {"parameters M": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
-                "segments": model.n_segments, "GMAC per clip": round(multiply_adds(model, image) / 1e9, 2)}
+
+    def measure(choice: Choice, model: Model) -> dict[str, object]:
+        wave = noise_clip(choice.frontend)
+        image = model.frontend(wave)
+        row: dict[str, object] = {
+            "image": "{} x {}".format(*choice.frontend.image_size),
+            "parameters M": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
+            "segments": model.n_segments, "GMAC per clip": round(multiply_adds(model, image) / 1e9, 2)}
         if timing:
-            classify = export(model, noise(choice.frontend), threads=1) if has_openvino() else TorchClassifier(model)
+            classify = export(model, wave, threads=1) if has_openvino() else TorchClassifier(model)
             row["ms per clip"] = round(_fastest_ms(partial(classify, image)), 1)
-    return pd.DataFrame(rows)
+        return row
+
+    return _rows(chosen, measure, n_classes)
 
 
 def export_parity(chosen: Sequence[Choice], folder: Path | str, *, n_classes: int = 20) -> pd.DataFrame:
@@ -114,24 +110,33 @@ def export_parity(chosen: Sequence[Choice], folder: Path | str, *, n_classes: in
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)[:8]
     if not files:
         raise FileNotFoundError(f"no audio files ({', '.join(AUDIO_SUFFIXES)}) in {folder}")
-    rows = []
-    for choice in tqdm(chosen, "parity", leave=False):
-        row: dict[str, object] = {"model": choice.name, "backbone": choice.config.backbone,
-                                  "front end": choice.frontend_name}
-        rows.append(row)
-        try:
-            model = choice.build(n_classes)
-        except ValueError as error:
-            row["does not fit"] = str(error)
-            continue
+
+    def measure(choice: Choice, model: Model) -> dict[str, object]:
         config = choice.frontend
         waves = torch.from_numpy(np.stack([
             audio.pad_cyclic(audio.load(file, config.sample_rate_hz, duration_s=config.clip_s), config.n_samples)
             for file in files]))
         settle(model, waves)
         agreement = parity(model, export(model, waves), waves)
-        row |= {"max difference / sigma": agreement.max_error / agreement.sigma, "sigma": round(agreement.sigma, 3),
+        return {"max difference / sigma": agreement.max_error / agreement.sigma, "sigma": round(agreement.sigma, 3),
                 "attention": agreement.attention_error, "rank agreement": round(agreement.rank_agreement, 6)}
+
+    return _rows(chosen, measure, n_classes)
+
+
+def _rows(chosen: Sequence[Choice], measure: Callable[[Choice, Model], dict[str, object]],
+           n_classes: int) -> pd.DataFrame:
+    """A row per choice: its names and what was measured, or why the model does not take the images."""
+    rows = []
+    for choice in tqdm(chosen, "models", leave=False):
+        row: dict[str, object] = {"model": choice.name, "backbone": choice.config.backbone,
+                                  "front end": choice.frontend_name}
+        try:
+            model = choice.build(n_classes)
+        except ValueError as error:
+            rows.append(row | {"does not fit": str(error)})
+        else:
+            rows.append(row | measure(choice, model))
     return pd.DataFrame(rows)
 
 
@@ -158,7 +163,7 @@ def settle(model: Model, waves: Tensor) -> None:
     model.eval()
 
 
-def noise(config: FrontEndConfig) -> Tensor:
+def noise_clip(config: FrontEndConfig) -> Tensor:
     """One clip of white noise, (1, N)."""
     return 0.1 * torch.randn(1, config.n_samples, generator=torch.Generator().manual_seed(0))
 

@@ -138,7 +138,7 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
         chosen = _choose_backend(backend or loaded.config.inference.backend, device, path)
         for times in loaded.config.inference.scales:
             model = lengthen(loaded.model, times)
-            classify = _classifier(model, chosen, precision or loaded.config.inference.precision, threads)
+            classify = _network(model, chosen, precision or loaded.config.inference.precision, threads)
             predictors.append(Predictor(model.frontend, classify, config=scaled(loaded.config, times),
                                         classes=loaded.classes, n_segments=model.n_segments, source=str(path),
                                         hash=loaded.hash, seen=loaded.seen))
@@ -157,7 +157,7 @@ def _choose_backend(asked: str, device: str, path: Path | str) -> str:
     return "openvino" if device == "cpu" else "torch"
 
 
-def _classifier(model: Model, backend: str, precision: str, threads: int) -> Callable[[Tensor], SEDOutput]:
+def _network(model: Model, backend: str, precision: str, threads: int) -> Callable[[Tensor], SEDOutput]:
     """The network behind a backend, compared with torch where it is another one."""
     if backend == "torch":
         return TorchClassifier(model, precision=precision)

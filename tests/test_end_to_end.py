@@ -1,4 +1,6 @@
 """The whole way on a tiny generated competition: the notebooks as a user runs them, to a score and a page."""
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -13,10 +15,13 @@ pytestmark = pytest.mark.notebook
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[synthesis.Generated, Path]:
-    """A generated competition, and the work folder after 01, 03, 02, 03 and 04."""
+    """A generated competition, and the work folder after 01, 03, 02, 03 and 04; by the command that a person types."""
     folder = tmp_path_factory.mktemp("whole")
     generated = synthesis.generate(folder / "competition", **synthesis.TINY, progress=False)
-    pipeline.run(generated.competition_dir, folder / "work", recipe="tiny")
+    command = ["pipeline", str(generated.competition_dir), str(folder / "work"), "--recipe", "tiny"]
+    done = subprocess.run([sys.executable, "-m", "birdkit.cli", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"submission: {folder / 'work' / 'submission.csv'}\n"
     return generated, folder / "work"
 
 

@@ -43,6 +43,17 @@ def test_members_of_an_ensemble_differ_in_split_and_seed() -> None:
     assert {run.round for run in runs} == {0, 1}
 
 
+def test_splits_take_the_members_in_turn() -> None:
+    """An ensemble of one network five times errs five times in the same place."""
+    recipe = recipes.Recipe(RunConfig(), members=({"seed": 7}, {"model__backbone": "resnet34", "seed": 7}),
+                            later={"train__epochs": 3})
+    backbones = [recipe.run(0, split).model.backbone for split in (-1, 0, 1, 2, 3)]
+    first, second = RunConfig().model.backbone, "resnet34"
+    assert backbones == [first, first, second, first, second]
+    late = recipe.run(1, 3)
+    assert (late.model.backbone, late.train.epochs) == (second, 3)
+
+
 def competition_of(folder: Path, year: int) -> Path:
     """The tables of a competition with a bird, a frog and another bird."""
     (folder / "train.csv").write_text("primary_label,filename\n")
