@@ -22,6 +22,7 @@ from birdkit.inference import one_thread
 from birdkit.kaggle import AUDIO_SUFFIXES
 from birdkit.models import MODELS, build_model
 from birdkit.models.base import Model
+from birdkit.models.heads import START_LOGIT
 from birdkit.presets import FRONT_ENDS
 from birdkit.settings import replace
 
@@ -148,7 +149,8 @@ def multiply_adds(model: Model, image: Tensor) -> int:
 
 
 def settle(model: Model, waves: Tensor) -> None:
-    """Give an untrained model what parity needs to mean something: batch statistics, and attention that differs.
+    """Give an untrained model what parity needs to mean something: batch statistics, attention that differs, and
+    logits of a trained model's size, for beside a logit of -4 that hardly moves, rounding is all there is.
 
     waves  (B, N)
     """
@@ -160,7 +162,12 @@ def settle(model: Model, waves: Tensor) -> None:
         model.train()
         for _ in range(3):
             model(waves)
-    model.eval()
+        sigma = float(model.eval()(waves).segment_logits.std())
+        parameters = dict(model.named_parameters())
+        for name, bias in parameters.items():
+            if name.endswith(".bias") and bool((bias == START_LOGIT).all()):
+                bias.zero_()
+                parameters[name.removesuffix("bias") + "weight"].mul_(1 / sigma)
 
 
 def noise_clip(config: FrontEndConfig) -> Tensor:
