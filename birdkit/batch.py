@@ -1,9 +1,11 @@
 """What goes into the model: signals with their targets and weights."""
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -11,32 +13,41 @@ from torch import Tensor
 class Batch:
     """A batch of training examples.
 
-    signal      (B, N) waves before the front end, (B, C, F, T) unfolded spectrograms after it
-    target      (B, K) in [0, 1]
-    weight      (B,) importance of each example, >= 0
-    background  a second batch of B soundscape clips that an augmentation may mix in: its target holds their
-                pseudo-labels, or zeros where nothing is known about them
+    signal       (B, N) waves before the front end, (B, C, F, T) unfolded spectrograms after it
+    target       (B, K) in [0, 1]
+    weight       (B,) importance of each example, >= 0
+    cell_weight  (B, K) importance of each label of each example, in [0, 1]: 0 where nothing is known about it; all 1
+                 if not given
+    sources      further batches of B clips that an augmentation may mix in, by the name of their source: "soundscapes"
+                 with their pseudo-labels, or zeros where nothing is known about them; noise; chosen recordings
+    progress     share of the run that is done, in [0, 1)
     """
 
     signal: Tensor
     target: Tensor
     weight: Tensor
-    background: Batch | None = None
+    cell_weight: Tensor = None  # type: ignore[assignment]  # filled in below
+    sources: Mapping[str, Batch] = field(default_factory=dict)
+    progress: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cell_weight is None:
+            object.__setattr__(self, "cell_weight", torch.ones_like(self.target))
 
     def replace(self, **changes: Any) -> Batch:
         """A batch with some fields changed.
 
-        >>> import torch
         >>> Batch(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2)).replace(weight=torch.zeros(2)).weight
         tensor([0., 0.])
         """
         return replace(self, **changes)
 
     def to(self, device: str) -> Batch:
-        """The batch, with its background, on another device."""
-        background = None if self.background is None else self.background.to(device)
-        return Batch(self.signal.to(device, non_blocking=True), self.target.to(device, non_blocking=True),
-                     self.weight.to(device, non_blocking=True), background)
+        """The batch, with its sources, on another device."""
+        tensors = {name: getattr(self, name).to(device, non_blocking=True)
+                   for name in ("signal", "target", "weight", "cell_weight")}
+        return Batch(**tensors, sources={name: source.to(device) for name, source in self.sources.items()},
+                     progress=self.progress)
 
     def __len__(self) -> int:
         return len(self.signal)

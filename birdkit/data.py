@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from birdkit import audio
 from birdkit.batch import Batch
-from birdkit.config import DataConfig, RunConfig
+from birdkit.config import SOUNDSCAPES, DataConfig, RunConfig
 from birdkit.sampling import class_weights, draw_epoch
 
 TABLE_COLUMNS = ("file", "label", "secondary", "duration_s", "rating", "split")
@@ -257,10 +257,11 @@ class ClipDataset(Dataset):
 
 def _collate(examples: list[dict[str, Tensor]]) -> Batch:
     stacked = {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
-    background = None
+    sources = {}
     if "background_wave" in stacked:
-        background = Batch(stacked["background_wave"], stacked["background_target"], torch.ones(len(examples)))
-    return Batch(stacked["wave"], stacked["target"], stacked["weight"], background)
+        sources[SOUNDSCAPES] = Batch(stacked["background_wave"], stacked["background_target"],
+                                     torch.ones(len(examples)))
+    return Batch(stacked["wave"], stacked["target"], stacked["weight"], sources=sources)
 
 
 def steps_per_epoch(config: RunConfig, n_recordings: int) -> int:

@@ -38,8 +38,10 @@ def noisy(*shape: int) -> Batch:
 def waves(signal: Tensor, background: Tensor | None = None) -> Batch:
     """A batch whose example i carries label i alone."""
     n = len(signal)
-    below = None if background is None else Batch(background, torch.eye(n).flip(0), torch.full((n,), 3.0))
-    return Batch(signal, torch.eye(n), torch.arange(1.0, n + 1), below)
+    sources = {}
+    if background is not None:
+        sources["soundscapes"] = Batch(background, torch.eye(n).flip(0), torch.full((n,), 3.0))
+    return Batch(signal, torch.eye(n), torch.arange(1.0, n + 1), sources=sources)
 
 
 def tones(n: int, first_hz: float = 1000.0) -> Tensor:
@@ -330,10 +332,10 @@ def test_an_added_background_sums_labels_where_it_was_added_and_nowhere_else() -
 def test_a_missing_background_is_an_error_even_where_nothing_is_applied(name: str) -> None:
     """A run without its backgrounds must not look like one with them."""
     batch = noisy(3, N)
-    with pytest.raises(ValueError, match="background"):
+    with pytest.raises(ValueError, match="needs clips of the source 'soundscapes'; this batch has none"):
         build(name, p=0.0)(batch, seeded(0))
     with pytest.raises(ValueError, match="differ in shape"):
-        build(name)(batch.replace(background=noisy(2, N)), seeded(0))
+        build(name)(batch.replace(sources={"soundscapes": noisy(2, N)}), seeded(0))
 
 
 # Spectrogram ----------------------------------------------------------------------------------------------------------

@@ -48,12 +48,12 @@ def batch_of(stage: str, n: int = 3, seed: int = 0) -> Batch:
     def half() -> Batch:
         return Batch(torch.randn(shape, generator=g) * 0.1, torch.rand(n, 5, generator=g), torch.rand(n, generator=g))
 
-    return half().replace(background=half())
+    return half().replace(sources={"soundscapes": half()})
 
 
 def same(first: Batch, second: Batch, tolerance: float = 0.0) -> bool:
     return all(torch.allclose(getattr(first, key), getattr(second, key), rtol=0, atol=tolerance)
-               for key in ("signal", "target", "weight"))
+               for key in ("signal", "target", "weight", "cell_weight"))
 
 
 def alone(drawn: Any, n: int) -> Any:
@@ -77,11 +77,11 @@ def test_shapes_types_and_input_are_kept(name: str, stage: str) -> None:
     batch, before = batch_of(stage), batch_of(stage)
     result = build(name)(batch, seeded(1))
     assert same(batch, before)
-    assert same(batch.background, before.background)
+    assert all(same(batch.sources[source], before.sources[source]) for source in before.sources)
     for key in ("signal", "target", "weight"):
         assert getattr(result, key).shape == getattr(batch, key).shape
         assert getattr(result, key).dtype == getattr(batch, key).dtype
-    assert result.background is batch.background
+    assert result.sources is batch.sources
     assert not torch.equal(result.signal, batch.signal)
 
 
@@ -152,7 +152,8 @@ def test_silence_stays_finite(name: str, stage: str, background: float) -> None:
     """Recordings hold digital silence; one NaN ends a training run."""
     batch = batch_of(stage)
     silent = batch.replace(signal=torch.zeros_like(batch.signal),
-                           background=batch.background.replace(signal=torch.full_like(batch.signal, background)))
+                           sources={name: source.replace(signal=torch.full_like(batch.signal, background))
+                                    for name, source in batch.sources.items()})
     result = build(name)(silent, seeded(1))
     assert bool(result.signal.isfinite().all())
     assert bool(result.target.isfinite().all())

@@ -1,4 +1,4 @@
-"""Clips mixed into soundscapes: example i of the batch with clip i of `batch.background`.
+"""Clips mixed with those of a source: example i of the batch with clip i of `batch.sources[source]`.
 
 The backgrounds' targets are pseudo-labels, or zeros where nothing is known. Weights: `weight_share` is how much of the
 mixed weight is the background's; the rest is the example's own.
@@ -14,6 +14,7 @@ from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
 from birdkit.augmentations.drawing import check_range, uniform
 from birdkit.augmentations.level import check_level, snr_gain, unit_gain
 from birdkit.batch import Batch
+from birdkit.config import SOUNDSCAPES
 
 
 class BackgroundMixing(Augmentation):
@@ -21,10 +22,15 @@ class BackgroundMixing(Augmentation):
 
     mixes = True
 
-    def __init__(self, p: float, weight_share: float) -> None:
+    def __init__(self, p: float, weight_share: float, source: str) -> None:
         super().__init__(p)
         check_range("weight_share", weight_share, weight_share, least=0.0, most=1.0)
-        self.weight_share = weight_share
+        self.weight_share, self.source = weight_share, source
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The names of the sources whose clips are mixed in."""
+        return frozenset({self.source})
 
     def draw(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """All random numbers of one call, after a look at whether there is a background for every example."""
@@ -33,12 +39,14 @@ class BackgroundMixing(Augmentation):
 
     def background(self, batch: Batch) -> Batch:
         """The background of the batch, checked."""
-        if batch.background is None:
-            raise ValueError(f"{type(self).__name__} needs a batch with a background: a second batch of clips")
-        if batch.background.signal.shape != batch.signal.shape:
-            raise ValueError(f"background {tuple(batch.background.signal.shape)} and signal "
+        if self.source not in batch.sources:
+            raise ValueError(f"{type(self).__name__} needs clips of the source {self.source!r}; this batch has "
+                             f"{', '.join(sorted(batch.sources)) or 'none'}")
+        background = batch.sources[self.source]
+        if background.signal.shape != batch.signal.shape:
+            raise ValueError(f"source {self.source!r} {tuple(background.signal.shape)} and signal "
                              f"{tuple(batch.signal.shape)} differ in shape")
-        return batch.background
+        return background
 
     def mix(self, batch: Batch, own: Tensor, other: Tensor, *, target: Tensor) -> Batch:
         """own (B,) * example + other (B,) * background, with this target and the weights mixed by `weight_share`."""
@@ -61,8 +69,8 @@ class Background(BackgroundMixing):
     """
 
     def __init__(self, p: float = 1.0, min_snr_db: float = 3.0, *, max_snr_db: float = 20.0,
-                 target_weight: float = 1.0, weight_share: float = 0.0) -> None:
-        super().__init__(p, weight_share)
+                 target_weight: float = 1.0, weight_share: float = 0.0, source: str = SOUNDSCAPES) -> None:
+        super().__init__(p, weight_share, source)
         check_range("snr_db", min_snr_db, max_snr_db)
         check_range("target_weight", target_weight, target_weight, least=0.0, most=1.0)
         self.min_snr_db, self.max_snr_db, self.target_weight = min_snr_db, max_snr_db, target_weight
@@ -92,8 +100,8 @@ class SoundscapeMix(BackgroundMixing):
     """
 
     def __init__(self, p: float = 1.0, own_gain: float = 0.5, *, level: str = "peak",
-                 weight_share: float = 0.5) -> None:
-        super().__init__(p, weight_share)
+                 weight_share: float = 0.5, source: str = SOUNDSCAPES) -> None:
+        super().__init__(p, weight_share, source)
         check_range("own_gain", own_gain, own_gain, least=0.0, most=1.0)
         check_level(level)
         self.own_gain, self.level = own_gain, level
@@ -126,8 +134,8 @@ class AddedBackground(BackgroundMixing):
 
     def __init__(self, p: float = 0.25, min_gain: float = 0.2, *, max_gain: float = 0.8,
                  own_target_weight: float = 0.8, target_weight: float = 1.0, level: str = "peak",
-                 weight_share: float = 0.0) -> None:
-        super().__init__(p, weight_share)
+                 weight_share: float = 0.0, source: str = SOUNDSCAPES) -> None:
+        super().__init__(p, weight_share, source)
         check_range("gain", min_gain, max_gain, least=0.0)
         check_range("own_target_weight", own_target_weight, own_target_weight, least=0.0, most=1.0)
         check_range("target_weight", target_weight, target_weight, least=0.0, most=1.0)

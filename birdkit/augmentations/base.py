@@ -33,6 +33,11 @@ class Augmentation(nn.Module):
             raise ValueError(f"p = {p} is not in [0, 1]")
         self.p = p
 
+    @property
+    def sources(self) -> frozenset[str]:
+        """The names of the sources of `batch.sources` that this member mixes in; most need none."""
+        return frozenset()
+
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """Every random number that `transform` needs, on the CPU.
 
@@ -57,16 +62,18 @@ class Augmentation(nn.Module):
             return self.transform(batch, **drawn)
         if self.mixes:
             changed, rows = self.transform(batch, **drawn), applied.nonzero()[:, 0].to(batch.signal.device)
-            part = Batch(changed.signal[rows], changed.target[rows], changed.weight[rows])
+            part = Batch(changed.signal[rows], changed.target[rows], changed.weight[rows], changed.cell_weight[rows])
         else:
             # Drawn tensors have an example per row, so the others need not be computed.
             chosen = applied.nonzero()[:, 0]
             rows = chosen.to(batch.signal.device)
             own = _examples(drawn, chosen)
-            part = self.transform(Batch(batch.signal[rows], batch.target[rows], batch.weight[rows]), **own)
+            part = self.transform(Batch(batch.signal[rows], batch.target[rows], batch.weight[rows],
+                                        batch.cell_weight[rows]), **own)
         return batch.replace(signal=batch.signal.index_copy(0, rows, part.signal),
                              target=batch.target.index_copy(0, rows, part.target),
-                             weight=batch.weight.index_copy(0, rows, part.weight))
+                             weight=batch.weight.index_copy(0, rows, part.weight),
+                             cell_weight=batch.cell_weight.index_copy(0, rows, part.cell_weight))
 
     def forward(self, batch: Batch, generator: Generator) -> Batch:
         """Draw and apply in training mode; the batch itself in eval mode."""

@@ -37,6 +37,11 @@ class Repeat(Augmentation):
         self.stages = self._member(self.counts[0]).stages
         self.mixes = self._member(self.counts[0]).mixes
 
+    @property
+    def sources(self) -> frozenset[str]:
+        """The names of the sources that the member mixes in, at whatever count."""
+        return frozenset().union(*(self._member(count).sources for count in self.counts))
+
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """count, and what the member draws for each time."""
         count = self.counts[integer(len(self.counts), generator=generator)]

@@ -1,0 +1,121 @@
+"""A whole run, and what is done with its model: who validates, how soundscapes are predicted and scored."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from birdkit.config.base import Member, in_unit, one_of
+from birdkit.config.frontend import FrontEndConfig
+from birdkit.config.model import ModelConfig
+from birdkit.config.training import AugmentConfig, DataConfig, TrainConfig
+from birdkit.postprocess import GATES
+
+POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How a soundscape becomes window probabilities; the same in validation, pseudo-labelling and submission.
+
+    clip_step_s  time from one clip to the next, None for contiguous clips
+    scales       lengths of the clips the network sees, in clips of the front end: (1, 2, 4) also shows it images twice
+                 and four times as long and averages the probabilities (2021 second place: 5, 10 and 20 s). Only for
+                 networks that take images of any width
+    pool         of what a window's probability is made, one of POOLS
+    backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
+    precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
+    postprocess  members of birdkit.postprocess, in order, applied per soundscape
+    gate         what call detectors that are given to birdkit.inference.predict do to the probabilities before that:
+                 "none", "multiply" or "threshold", see birdkit.postprocess.gate. Training's own validation has none
+    gate_threshold  probability of a call from which "threshold" lets a window pass
+    """
+
+    clip_step_s: float | None = None
+    scales: tuple[int, ...] = (1,)
+    pool: str = "segments"
+    batch_size: int = 12
+    backend: str = "auto"
+    precision: str = "f32"
+    postprocess: tuple[Member, ...] = ()
+    gate: str = "none"
+    gate_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        one_of("pool", self.pool, POOLS)
+        one_of("gate", self.gate, GATES)
+        in_unit("gate_threshold", self.gate_threshold)
+        one_of("backend", self.backend, ("auto", "openvino", "torch"))
+        one_of("precision", self.precision, ("f32", "bf16"))
+        if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales = {self.scales} must be different whole numbers from 1 on")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What the validating split is scored on, through the same prediction as a submission.
+
+    kind           "recordings": held-out recordings, each one row, the maximum over its windows.
+                   "composed": soundscapes composed from held-out recordings over backgrounds of the validating
+                   split, scored window by window, which is nearer to the test
+    n_soundscapes  composed soundscapes
+    """
+
+    kind: str = "recordings"
+    n_soundscapes: int = 20
+
+    def __post_init__(self) -> None:
+        one_of("validation.kind", self.kind, ("recordings", "composed"))
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which recordings validate which part of the cross-validation; notebook 01 assigns them.
+
+    kind            "stratified": every part has about its share of each class; what belongs together (one author, one
+                    place, one original) stays together. "site": parts are whole places, so that a part validates on
+                    places that training has not heard. "coverage": part 0 holds one group of as many classes as can be
+                    spared, as small as that allows, and everything else always trains (BirdCLEF 2026 first place)
+    min_per_class   a class with fewer recordings is always in training
+    scored_only     True lets only recordings of the competition's scored classes validate (first seed, 2022)
+    """
+
+    kind: str = "stratified"
+    min_per_class: int = 1
+    scored_only: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("splitting.kind", self.kind, ("stratified", "site", "coverage"))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what one training run does; stored whole in its checkpoint.
+
+    year        the competition profile
+    split       the part of the cross-validation that validates; -1 trains on everything and validates on nothing
+    round       0 is supervised; from 1 on pseudo-labels of the round before are used
+    """
+
+    name: str = "default"
+    year: int = 2025
+    split: int = 0
+    n_splits: int = 5
+    round: int = 0
+    seed: int = 0
+    frontend: FrontEndConfig = field(default_factory=FrontEndConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    splitting: SplitConfig = SplitConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: Member = field(default_factory=lambda: Member("bce"))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = ValidationConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.split < self.n_splits:
+            raise ValueError(f"split = {self.split} is not one of -1 .. {self.n_splits - 1}")
+
+    @property
+    def example_s(self) -> float:
+        """Seconds of a training example: a clip, or as many clips as the model has parts."""
+        return self.model.parts * self.frontend.clip_s

@@ -1,0 +1,192 @@
+"""What a model learns from, and how."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from birdkit.config.base import Member, in_unit, one_of
+
+SOUNDSCAPES = "soundscapes"  # the source of clips that every run has
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Further clips that augmentations may mix into a training example, by the name under which they ask for them.
+
+    The source "soundscapes" is always there: unlabelled soundscapes in round 0, pseudo-labelled windows after.
+
+    name            what an augmentation's `source` says
+    kind            "folder": every audio file below `path`, without animals, such as ff1010bird's nocall recordings.
+                    "recordings": recordings of `classes` (the second loader of selective mixup), with their labels and
+                    weights; never those of the validating split
+    path            of a folder
+    classes         of recordings, by primary or secondary label; empty for all, ("scored",) for the competition's
+                    scored classes, which birdkit.recipes.for_competition fills in
+    most_per_class  recordings of a class to use at most, a random choice; 0 for all
+    """
+
+    name: str
+    kind: str = "folder"
+    path: str = ""
+    classes: tuple[str, ...] = ()
+    most_per_class: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("source.kind", self.kind, ("folder", "recordings"))
+        if not self.name or self.name == SOUNDSCAPES:
+            raise ValueError(f"a source needs a name of its own, not {self.name!r}")
+        if (self.kind == "folder") != bool(self.path):
+            raise ValueError(f"source {self.name!r} is of kind {self.kind!r} and has the path {self.path!r}; "
+                             "a folder needs one, recordings take none")
+        if self.most_per_class < 0:
+            raise ValueError(f"source {self.name!r}: most_per_class = {self.most_per_class} must be >= 0")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a training example is.
+
+    crop               where a clip is taken from a longer recording: "random", "first", "last", "rms" (random,
+                       weighted by the energy of the clip) or "marked" (centred on the column centre_s of the recordings
+                       table, which people marked by hand; random where it is empty)
+    short              what becomes of a recording shorter than the clip: "repeat" (cyclic, from a random phase),
+                       "place" (at a random place between zeros), "start" (zeros after it, as the first seed)
+    secondary          "label" gives secondary labels `secondary_target`; "mask" leaves them out of the loss (BirdCLEF
+                       2024 third place)
+    secondary_target   target of a secondary label, in [0, 1]
+    min_rating         recordings rated lower are left out; those that nobody rated stay
+    rating_weights     True weighs a rated recording by clip(rating / 5, 0.1, 1)
+    unrated_weight     weight of a recording with rating 0, which on Xeno-canto means that nobody rated it
+    collection_weights  weight by the collection a recording is from, such as {"iNat": 0.5}; 1 for those not named
+    label_smoothing    added to every target, then clipped to 1 (2021 second place)
+    recording_target   targets of recordings are multiplied by this, with or without a background: 0.8 is the second
+                       seed's accident
+    pseudo_target      pseudo-labels are multiplied by this: with the one before, the labels by source
+    balance            sampling weight of a recording is (recordings of its class) ** -balance
+    least_per_class    recordings of smaller classes are repeated up to this many before sampling
+    most_per_class     of larger classes a random choice of this many is used, 0 for all
+    samples_per_epoch  examples in an epoch, 0 for as many as there are recordings
+    pseudo_power       pseudo-label probabilities are raised to this before use
+    pseudo_floor       pseudo-label probabilities below this become 0
+    pseudo_hard        None for soft pseudo-labels, or the probability from which one becomes 1, and below which it
+                       becomes 0
+    pseudo_sampler     which pseudo-labelled windows are mixed in: "uniform", or "sum" (in proportion to the sum over
+                       classes of the largest probability in the soundscape; 2025 first place)
+    sources            further clips to mix in
+    cache_gib          memory in which decoded audio is kept between epochs, per worker; 0 decodes every clip afresh
+    """
+
+    crop: str = "random"
+    short: str = "repeat"
+    secondary: str = "label"
+    secondary_target: float = 0.5
+    min_rating: float = 0.0
+    rating_weights: bool = False
+    unrated_weight: float = 1.0
+    collection_weights: dict[str, float] = field(default_factory=dict)
+    label_smoothing: float = 0.0
+    recording_target: float = 1.0
+    pseudo_target: float = 1.0
+    balance: float = 0.5
+    least_per_class: int = 0
+    most_per_class: int = 0
+    samples_per_epoch: int = 0
+    pseudo_power: float = 1.0
+    pseudo_floor: float = 0.1
+    pseudo_hard: float | None = None
+    pseudo_sampler: str = "uniform"
+    sources: tuple[SourceConfig, ...] = ()
+    cache_gib: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("crop", self.crop, ("random", "first", "last", "rms", "marked"))
+        one_of("short", self.short, ("repeat", "place", "start"))
+        one_of("secondary", self.secondary, ("label", "mask"))
+        one_of("pseudo_sampler", self.pseudo_sampler, ("uniform", "sum"))
+        for name in ("secondary_target", "label_smoothing", "recording_target", "pseudo_target", "pseudo_floor"):
+            in_unit(name, getattr(self, name))
+        if self.pseudo_hard is not None:
+            in_unit("pseudo_hard", self.pseudo_hard)
+        for name in ("min_rating", "unrated_weight", "balance", "least_per_class", "most_per_class"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be >= 0")
+        negative = [name for name, weight in self.collection_weights.items() if weight < 0]
+        if negative:
+            raise ValueError(f"collection_weights of {', '.join(negative)} must be >= 0")
+        if self.most_per_class and self.least_per_class > self.most_per_class:
+            raise ValueError(f"least_per_class = {self.least_per_class} is above most_per_class = "
+                             f"{self.most_per_class}")
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources need names of their own, not {', '.join(names)}")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to a training batch: `wave` members in order before the front end, `spectrogram` members after."""
+
+    wave: tuple[Member, ...] = ()
+    spectrogram: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimiser, its schedule, and when it stops.
+
+    batch_size      examples in a step, of all processes together
+    optimiser       "adamw", "adam" or "radam"; weight decay is not applied to norms and biases
+    schedule        "cosine": half a cosine from `peak_lr` to `final_lr` at the last step. "restarts": one in every
+                    `restart_epochs`, each peak `restart_decay` times the one before (second seed: 8 and 0.5). Both
+                    after `warmup_epochs` of a linear rise
+    clip_grad_norm  largest norm of the gradient, 0 for no limit
+    ema_decay       of the exponential average of the weights that validates and is saved; 0 for none
+    swa_start       share of the run after which the weights of every epoch's end are averaged alike (stochastic weight
+                    averaging, Izmailov et al. 2018, arXiv:1803.05407); 1 for never
+    average         after the last epoch, the weights of that many validated epochs of this run are averaged, and the
+                    average is validated too; 0 for none
+    average_of      which epochs: "best", those with the highest scores, or "last"
+    precision       "auto" takes what the device does in hardware: "bf16", else "fp16" on a GPU and "f32" on a CPU
+    compile         True compiles the network with torch.compile: slow to start, faster afterwards on a GPU
+    validate_every  epochs, 0 only at the end
+    save_every_s    seconds between saved states, from which a run that died goes on
+    session_s       seconds after which the run saves its state and stops, to be started again; 0 for no limit. Kaggle
+                    ends a session after 12 hours
+    workers         processes that decode
+    threads         of the CPU that torch may use, 0 for all
+    """
+
+    epochs: int = 30
+    batch_size: int = 32
+    optimiser: str = "adamw"
+    peak_lr: float = 1e-3
+    final_lr: float = 1e-6
+    weight_decay: float = 1e-2
+    warmup_epochs: float = 1.0
+    schedule: str = "cosine"
+    restart_epochs: float = 8.0
+    restart_decay: float = 0.5
+    clip_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+    swa_start: float = 1.0
+    average: int = 0
+    average_of: str = "best"
+    precision: str = "auto"
+    compile: bool = False
+    validate_every: int = 1
+    save_every_s: float = 600.0
+    session_s: float = 0.0
+    workers: int = 2
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("precision", self.precision, ("auto", "f32", "bf16", "fp16"))
+        one_of("optimiser", self.optimiser, ("adamw", "adam", "radam"))
+        one_of("schedule", self.schedule, ("cosine", "restarts"))
+        one_of("average_of", self.average_of, ("best", "last"))
+        in_unit("swa_start", self.swa_start)
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs = {self.epochs} and batch_size = {self.batch_size} must be at least 1")
+        if self.ema_decay and self.swa_start < 1:
+            raise ValueError(f"ema_decay = {self.ema_decay} and swa_start = {self.swa_start} are two ways to average "
+                             "the weights: choose one")
+        if self.schedule == "restarts" and self.restart_epochs <= 0:
+            raise ValueError(f"restart_epochs = {self.restart_epochs} must be above 0")
