@@ -146,7 +146,7 @@ def test_weight_decay_reaches_kernels_and_spares_norms_and_biases(quick) -> None
     assert decayed["weight_decay"] == 0.3 and plain["weight_decay"] == 0.0
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim <= 1 for p in plain["params"])
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
-    with pytest.raises(ValueError, match="optimiser = .sgd.; it must be one of adamw, adam, radam"):
+    with pytest.raises(ValueError, match="it must be one of adamw, adam, radam"):
         build_optimiser(model, replace(quick, train__optimiser="sgd").train)
 
 
