@@ -15,6 +15,7 @@ from birdkit.folding import fold
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CACHED_SAMPLES = 640_000  # of waves that go through a CPU at once
 
 
 class FrontEnd(nn.Module):
@@ -64,8 +65,17 @@ class FrontEnd(nn.Module):
             raise ValueError(f"the front end takes waves of shape (B, {self.config.n_samples}), "
                              f"{self.config.clip_s:g} s at {self.config.sample_rate_hz} Hz, not {tuple(wave.shape)}")
         with torch.autocast(wave.device.type, enabled=False):
-            spectrogram = self._stretch(self._scale(self._decibels(self._level(wave.float()))))  # (B, F, T)
-            return fold(self._channels(spectrogram), self.config.strips)
+            if wave.device.type != "cpu":
+                return self._image(wave)
+            # Nothing is taken from the batch, so it may go through in parts. On a CPU, parts that stay in its cache
+            # are three times as fast as 48 clips at once.
+            clips = max(1, CACHED_SAMPLES // wave.shape[1])
+            return torch.cat([self._image(part) for part in wave.split(clips)]) if len(wave) else self._image(wave)
+
+    def _image(self, wave: Tensor) -> Tensor:
+        """(B, N) -> (B, C, strips * n_mels, T / strips), all clips at once."""
+        spectrogram = self._stretch(self._scale(self._decibels(self._level(wave.float()))))  # (B, F, T)
+        return fold(self._channels(spectrogram), self.config.strips)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `half` and `cuda` call: the constants change place, never their precision."""
