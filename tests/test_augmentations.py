@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from augmentation_batches import seeded
+from torch import Tensor
 
 from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations
 from birdkit.batch import Batch
@@ -14,11 +16,13 @@ from birdkit.config import Member
 
 N = 8000
 SUMIX = {"name": "sumix", "options": {}}
-FILTERS = ("low_pass", "random_eq", "reverb")
+FILTERS = ("low_pass", "random_eq", "reverb", "distance")
 # Members that cannot do without options; every other one is tested as it comes.
 OPTIONS: dict[str, dict[str, Any]] = {
     "part_mixup": {"parts": 4},  # 8000 samples and 64 frames are not six equal parts
     "repeat": {"counts": [1, 2], "member": SUMIX},
+    "during": {"member": SUMIX},
+    "selective_mixup": {"per": "example"},
     "filter_chain": {"members": [{"name": name, "options": {"p": 0.5}} for name in FILTERS]},
 }
 CASES = [(name, stage) for name in AUGMENTATIONS.names()
@@ -37,18 +41,15 @@ def build(name: str, **options: Any) -> Augmentation:
     return AUGMENTATIONS.build(name, **{"p": 1.0} | OPTIONS.get(name, {}) | options)
 
 
-def seeded(seed: int) -> Generator:
-    return Generator().manual_seed(seed)
-
-
 def batch_of(stage: str, n: int = 3, seed: int = 0) -> Batch:
     g = seeded(seed)
     shape = (n, N) if stage == "wave" else (n, 2, 24, 64)
 
-    def half() -> Batch:
-        return Batch(torch.randn(shape, generator=g) * 0.1, torch.rand(n, 5, generator=g), torch.rand(n, generator=g))
+    def clips() -> Batch:
+        return Batch(torch.randn(shape, generator=g) * 0.1, torch.rand(n, 5, generator=g), torch.rand(n, generator=g),
+                     torch.rand(n, 5, generator=g))
 
-    return half().replace(sources={"soundscapes": half()})
+    return clips().replace(sources={"soundscapes": clips(), "selected": clips()})
 
 
 def same(first: Batch, second: Batch, tolerance: float = 0.0) -> bool:
@@ -74,11 +75,11 @@ def alone(drawn: Any, n: int) -> Any:
 @everyone
 def test_shapes_types_and_input_are_kept(name: str, stage: str) -> None:
     """A member that changed its input would change the next member's, and the clean copy a teacher sees."""
-    batch, before = batch_of(stage), batch_of(stage)
+    batch, before = batch_of(stage, n=6), batch_of(stage, n=6)
     result = build(name)(batch, seeded(1))
     assert same(batch, before)
     assert all(same(batch.sources[source], before.sources[source]) for source in before.sources)
-    for key in ("signal", "target", "weight"):
+    for key in ("signal", "target", "weight", "cell_weight"):
         assert getattr(result, key).shape == getattr(batch, key).shape
         assert getattr(result, key).dtype == getattr(batch, key).dtype
     assert result.sources is batch.sources
@@ -133,6 +134,7 @@ def test_the_probability_is_per_example(name: str, stage: str) -> None:
     assert torch.equal(result.signal[~applied], batch.signal[~applied])
     assert torch.equal(result.target[~applied], batch.target[~applied])
     assert torch.equal(result.weight[~applied], batch.weight[~applied])
+    assert torch.equal(result.cell_weight[~applied], batch.cell_weight[~applied])
 
 
 @everyone
@@ -144,6 +146,32 @@ def test_targets_and_weights_stay_in_range(name: str, stage: str) -> None:
         assert float(result.target.min()) >= 0
         assert float(result.target.max()) <= 1
         assert float(result.weight.min()) >= 0
+        assert float(result.cell_weight.min()) >= 0
+        assert float(result.cell_weight.max()) <= 1
+
+
+@everyone
+def test_what_is_known_follows_what_is_heard(name: str, stage: str) -> None:
+    """A masked label must stay masked in the share in which its sound is heard, and a known one known.
+
+    Where only the animals that are there are known, a cell is known as far as its target says that one is there; where
+    all is known it stays so, and where nothing is, nothing can be.
+    """
+    member, batch = build(name), batch_of(stage, n=16)
+
+    def known(rule: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Batch:
+        def part(one: Batch) -> Batch:
+            return one.replace(target=target(one.target), cell_weight=rule(target(one.target)))
+
+        return part(batch).replace(sources={source: part(clips) for source, clips in batch.sources.items()})
+
+    for seed in range(3):
+        result = member(known(torch.clone, lambda target: target.round()), seeded(seed))
+        assert torch.allclose(result.cell_weight, result.target, atol=1e-6)
+        result = member(known(torch.ones_like, torch.clone), seeded(seed))
+        assert torch.allclose(result.cell_weight, torch.ones_like(result.target), atol=1e-6)
+        result = member(known(torch.zeros_like, torch.clone), seeded(seed))
+        assert torch.equal(result.cell_weight, torch.zeros_like(result.target))
 
 
 @everyone
@@ -164,7 +192,7 @@ def test_a_member_that_does_not_mix_treats_each_example_by_itself(name: str, sta
     """The neighbours in a batch must not change an example, or batch size becomes a hidden setting."""
     member, batch = build(name), batch_of(stage)
     drawn = member.draw(batch, seeded(5))
-    single = Batch(batch.signal[:1], batch.target[:1], batch.weight[:1])
+    single = Batch(batch.signal[:1], batch.target[:1], batch.weight[:1], batch.cell_weight[:1])
     expected = member.apply(batch, **drawn)
     result = member.apply(single, **alone(drawn, 3))
     assert torch.allclose(result.signal, expected.signal[:1], atol=1e-6)
@@ -197,7 +225,22 @@ def test_a_draw_follows_the_batch_to_its_device(name: str, stage: str) -> None:
         assert member.apply(batch.to("meta"), applied, **drawn).signal.device.type == "meta"
 
 
-# Repeat and lists -----------------------------------------------------------------------------------------------------
+@everyone
+def test_a_source_that_is_missing_or_does_not_fit_is_refused_even_where_nothing_is_applied(name: str,
+                                                                                          stage: str) -> None:
+    """A run without its backgrounds must not look like one with them, whatever is drawn."""
+    batch, member = batch_of(stage), build(name, p=0.0)
+    bare = batch.replace(sources={})
+    if not member.sources:
+        assert member(bare, seeded(0)) is bare
+        return
+    with pytest.raises(ValueError, match=r"needs clips of the source '\w+'; this batch has none"):
+        member(bare, seeded(0))
+    with pytest.raises(ValueError, match="differ in shape"):
+        member(batch.replace(sources={source: batch_of(stage, n=2) for source in batch.sources}), seeded(0))
+
+
+# Members of members, and lists ----------------------------------------------------------------------------------------
 
 
 def test_sumix_is_repeated_as_often_as_the_counts_say() -> None:
@@ -232,6 +275,42 @@ def test_options_can_depend_on_the_count() -> None:
         Repeat(1.0, [1, 2], member=SUMIX, by_count={"3": {}})
 
 
+BACKGROUND = {"name": "background", "options": {"source": "noise"}}
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("repeat", {"counts": [0], "member": BACKGROUND}), ("during", {"start": 0.5, "member": BACKGROUND}),
+    ("during", {"member": {"name": "repeat", "options": {"counts": [0], "member": BACKGROUND}}})])
+def test_a_member_inside_another_still_asks_for_its_source(name: str, options: dict[str, Any]) -> None:
+    """Only sources that someone asks for are decoded, and a forgotten one is found at once, not in the last epoch."""
+    member = build(name, **options)
+    assert member.sources == {"noise"}
+    with pytest.raises(ValueError, match="needs clips of the source 'noise'; this batch has selected, soundscapes"):
+        member(batch_of("wave"), seeded(0))
+    assert build("filter_chain").sources == frozenset()
+
+
+@pytest.mark.parametrize(("progress", "changes"), [(0.0, False), (0.25, True), (0.49, True), (0.5, False),
+                                                   (0.99, False)])
+def test_a_member_works_during_its_part_of_the_run_alone(progress: float, changes: bool) -> None:
+    """The second seed stopped SpecAugment after a third; one epoch too many is another recipe."""
+    batch = batch_of("wave").replace(progress=progress)
+    member = build("during", start=0.25, end=0.5, member={"name": "gain", "options": {}})
+    result = member(batch, seeded(0))
+    assert (result is not batch) == changes
+    if changes:
+        assert same(result, build("gain").apply(batch, **member.draw(batch, seeded(0))["inner"]))
+
+
+def test_what_is_drawn_does_not_depend_on_the_progress() -> None:
+    """The members after it draw from the same generator: they must not change when it begins or ends."""
+    member, batch = build("during", end=0.5, member=SUMIX), batch_of("wave")
+    early, late = seeded(0), seeded(0)
+    member.draw(batch, early)
+    member.draw(batch.replace(progress=0.9), late)
+    assert torch.equal(early.get_state(), late.get_state())
+
+
 def test_a_config_names_its_members_and_a_wrong_one_is_refused() -> None:
     """A typing error in a recipe must not train for six hours without its augmentation."""
     built = build_augmentations([Member("repeat", {"counts": [0, 1], "member": SUMIX}), Member("noise")], "wave")
@@ -247,6 +326,11 @@ def test_a_config_names_its_members_and_a_wrong_one_is_refused() -> None:
     ("mixup", {"level": "loud"}), ("mixup", {"alpha": 0.0}), ("time_mask", {"max_share": 1.5}),
     ("coarse_dropout", {"fill": "zero"}), ("soundscape_mix", {"own_gain": 2.0}), ("low_pass", {"order": 0}),
     ("cutmix", {"labels": "slope"}), ("sumix", {"renormalise": "rms"}), ("repeat", {"counts": [], "member": SUMIX}),
+    ("mixup", {"per": "epoch"}), ("during", {"start": 0.6, "end": 0.3, "member": SUMIX}), ("scene", {"counts": [-1]}),
+    ("background", {"loss_weight": 1.5}), ("random_eq", {"shape": "curve"}), ("random_eq", {"min_bands": 9}),
+    ("random_eq", {"bands": 4, "min_width": 0.3}), ("distance", {"humidity_percent": 150.0}),
+    ("clipping", {"min_db": -3.0}), ("codec", {"min_limit_hz": 0.0}), ("speed", {"min_speed": 0.0}),
+    ("sumix_freq", {"own_share": -0.5}),
 ])
 def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, Any]) -> None:
     """The error comes when the run is set up, not in its first epoch."""

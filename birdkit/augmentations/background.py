@@ -1,7 +1,7 @@
 """Clips mixed with those of a source: example i of the batch with clip i of `batch.sources[source]`.
 
-The backgrounds' targets are pseudo-labels, or zeros where nothing is known. Weights: `weight_share` is how much of the
-mixed weight is the background's; the rest is the example's own.
+The backgrounds' targets are pseudo-labels, or zeros where nothing is known. Several backgrounds, such as the first
+seed's three noises, are several members in a row with different `source`, `p` and ratio.
 """
 from __future__ import annotations
 
@@ -12,65 +12,64 @@ from torch import Generator, Tensor
 
 from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
 from birdkit.augmentations.drawing import check_range, uniform
+from birdkit.augmentations.labels import Labels, joined
 from birdkit.augmentations.level import check_level, snr_gain, unit_gain
 from birdkit.batch import Batch
 from birdkit.config import SOUNDSCAPES
 
 
 class BackgroundMixing(Augmentation):
-    """An augmentation that needs a background; without one it raises ValueError as soon as it draws."""
+    """An augmentation that brings in clips of a source with their labels.
+
+    source        whose clips; a batch without them raises ValueError as soon as the member draws
+    weight_share  how much of the mixed weight is the background's; the rest is the example's own
+    loss_weight   cell weights of the classes whose target comes from the background alone are multiplied by this: how
+                  much a pseudo-label counts in the loss beside a person's label. The second seed tried 1, 0.6 and 0.1
+                  (experiments 93, 133, 177), and described it without its code
+    """
 
     mixes = True
 
-    def __init__(self, p: float, weight_share: float, source: str) -> None:
+    def __init__(self, p: float, source: str, weight_share: float, loss_weight: float) -> None:
         super().__init__(p)
         check_range("weight_share", weight_share, weight_share, least=0.0, most=1.0)
-        self.weight_share, self.source = weight_share, source
+        check_range("loss_weight", loss_weight, loss_weight, least=0.0, most=1.0)
+        self.source, self.weight_share, self.loss_weight = source, weight_share, loss_weight
 
     @property
     def sources(self) -> frozenset[str]:
-        """The names of the sources whose clips are mixed in."""
+        """The name of the source whose clips are mixed in."""
         return frozenset({self.source})
 
-    def draw(self, batch: Batch, generator: Generator) -> dict[str, Any]:
-        """All random numbers of one call, after a look at whether there is a background for every example."""
-        self.background(batch)
-        return super().draw(batch, generator)
-
     def background(self, batch: Batch) -> Batch:
-        """The background of the batch, checked."""
-        if self.source not in batch.sources:
-            raise ValueError(f"{type(self).__name__} needs clips of the source {self.source!r}; this batch has "
-                             f"{', '.join(sorted(batch.sources)) or 'none'}")
-        background = batch.sources[self.source]
-        if background.signal.shape != batch.signal.shape:
-            raise ValueError(f"source {self.source!r} {tuple(background.signal.shape)} and signal "
-                             f"{tuple(batch.signal.shape)} differ in shape")
-        return background
+        """The source's clips, one for each example."""
+        return batch.sources[self.source]
 
-    def mix(self, batch: Batch, own: Tensor, other: Tensor, *, target: Tensor) -> Batch:
-        """own (B,) * example + other (B,) * background, with this target and the weights mixed by `weight_share`."""
-        background = self.background(batch)
-        signal = (background.signal * other[:, None]).addcmul_(batch.signal, own[:, None])
-        weight = (1 - self.weight_share) * batch.weight + self.weight_share * background.weight
-        return batch.replace(signal=signal, target=target, weight=weight)
+    def labels(self, own: Labels, other: Labels, *, heard: Tensor, summed: bool = False) -> Labels:
+        """Labels over a background that is heard in some examples (B,); targets as they enter the mix."""
+        both = joined([own, other], heard=torch.stack([torch.ones_like(heard), heard]), summed=summed)
+        alone = heard[:, None] & (other.target > own.target)
+        share = self.weight_share * heard
+        return Labels(both.target, (1 - share) * own.weight + share * other.weight,
+                      torch.where(alone, self.loss_weight * both.cell_weight, both.cell_weight))
 
 
 @AUGMENTATIONS.register("background")
 class Background(BackgroundMixing):
     """The clip over a soundscape, at a random ratio of their powers.
 
-    BirdCLEF 2021 second place used noise without birds at 0 to 3 dB, which is loud: 0.7 to 1 of the clip's RMS.
+    The first seed and the 2021 second place put three noises without birds one after the other on the clip, with
+    p = 0.5, 0.25 and 0.25, at 0 to 3 dB, which is loud: 0.7 to 1 of the clip's RMS.
 
     min_snr_db, max_snr_db  power of the clip over that of the background, uniform in decibels
     target_weight           targets become max(target, target_weight * background's target)
-    weight_share            of the background in the mixed weight
-    A silent clip stays silent and keeps its target.
+    A silent clip stays silent and keeps its labels.
     """
 
     def __init__(self, p: float = 1.0, min_snr_db: float = 3.0, *, max_snr_db: float = 20.0,
-                 target_weight: float = 1.0, weight_share: float = 0.0, source: str = SOUNDSCAPES) -> None:
-        super().__init__(p, weight_share, source)
+                 target_weight: float = 1.0, weight_share: float = 0.0, loss_weight: float = 1.0,
+                 source: str = SOUNDSCAPES) -> None:
+        super().__init__(p, source, weight_share, loss_weight)
         check_range("snr_db", min_snr_db, max_snr_db)
         check_range("target_weight", target_weight, target_weight, least=0.0, most=1.0)
         self.min_snr_db, self.max_snr_db, self.target_weight = min_snr_db, max_snr_db, target_weight
@@ -82,9 +81,9 @@ class Background(BackgroundMixing):
     def transform(self, batch: Batch, **drawn: Any) -> Batch:
         """The waves over their backgrounds."""
         background = self.background(batch)
-        other = snr_gain(batch.signal, background.signal, drawn["snr_db"])
-        heard = (other > 0)[:, None] * self.target_weight * background.target
-        return self.mix(batch, torch.ones_like(other), other, target=torch.maximum(batch.target, heard))
+        gain = snr_gain(batch.signal, background.signal, drawn["snr_db"])
+        labels = self.labels(Labels.of(batch), Labels.of(background).scaled(self.target_weight), heard=gain > 0)
+        return labels.given_to(batch, (background.signal * gain[:, None]).add_(batch.signal))
 
 
 @AUGMENTATIONS.register("soundscape_mix")
@@ -94,14 +93,13 @@ class SoundscapeMix(BackgroundMixing):
     BirdCLEF 2025 first place, the noisy-student stage: every example, always 0.5 and 0.5 (a random share failed), on
     waves of peak 1. Mixing all examples was better than any smaller p.
 
-    own_gain      gain of the clip; the soundscape's is 1 - own_gain
-    level         both are brought to this first: "peak" (magnitude 1), "rms" (unit power) or "none"
-    weight_share  of the background in the mixed weight
+    own_gain  gain of the clip; the soundscape's is 1 - own_gain
+    level     both are brought to this first: "peak" (magnitude 1), "rms" (unit power) or "none"
     """
 
     def __init__(self, p: float = 1.0, own_gain: float = 0.5, *, level: str = "peak",
-                 weight_share: float = 0.5, source: str = SOUNDSCAPES) -> None:
-        super().__init__(p, weight_share, source)
+                 weight_share: float = 0.5, loss_weight: float = 1.0, source: str = SOUNDSCAPES) -> None:
+        super().__init__(p, source, weight_share, loss_weight)
         check_range("own_gain", own_gain, own_gain, least=0.0, most=1.0)
         check_level(level)
         self.own_gain, self.level = own_gain, level
@@ -115,7 +113,8 @@ class SoundscapeMix(BackgroundMixing):
         background = self.background(batch)
         own = self.own_gain * unit_gain(batch.signal, self.level)
         other = (1 - self.own_gain) * unit_gain(background.signal, self.level)
-        return self.mix(batch, own, other, target=torch.maximum(batch.target, background.target))
+        labels = self.labels(Labels.of(batch), Labels.of(background), heard=torch.ones_like(other, dtype=torch.bool))
+        return labels.given_to(batch, _sum(batch, own, background, gain=other))
 
 
 @AUGMENTATIONS.register("added_background")
@@ -124,18 +123,17 @@ class AddedBackground(BackgroundMixing):
 
     Second seed, 2025: on a quarter of the examples, waves of peak 1, c from 0.2 to 0.8. Its targets were
     min(1, 0.8 * target + background's target); the 0.8 began as an accident and reached all examples, here only those
-    that got a background.
+    that got a background (DataConfig.recording_target reaches all).
 
     min_gain, max_gain  range of c, uniform
     own_target_weight, target_weight  targets become min(1, own_target_weight * target + target_weight * background's)
     level               both are brought to this first: "peak" (magnitude 1), "rms" (unit power) or "none"
-    weight_share        of the background in the mixed weight
     """
 
     def __init__(self, p: float = 0.25, min_gain: float = 0.2, *, max_gain: float = 0.8,
                  own_target_weight: float = 0.8, target_weight: float = 1.0, level: str = "peak",
-                 weight_share: float = 0.0, source: str = SOUNDSCAPES) -> None:
-        super().__init__(p, weight_share, source)
+                 weight_share: float = 0.0, loss_weight: float = 1.0, source: str = SOUNDSCAPES) -> None:
+        super().__init__(p, source, weight_share, loss_weight)
         check_range("gain", min_gain, max_gain, least=0.0)
         check_range("own_target_weight", own_target_weight, own_target_weight, least=0.0, most=1.0)
         check_range("target_weight", target_weight, target_weight, least=0.0, most=1.0)
@@ -150,7 +148,42 @@ class AddedBackground(BackgroundMixing):
     def transform(self, batch: Batch, **drawn: Any) -> Batch:
         """clip + gain * soundscape."""
         background = self.background(batch)
-        other = unit_gain(background.signal, self.level)
-        target = self.own_target_weight * batch.target + self.target_weight * background.target
-        return self.mix(batch, unit_gain(batch.signal, self.level), drawn["gain"].to(other) * other,
-                        target=target.clamp_max(1))
+        gain = unit_gain(background.signal, self.level)
+        labels = self.labels(Labels.of(batch).scaled(self.own_target_weight),
+                             Labels.of(background).scaled(self.target_weight),
+                             heard=torch.ones_like(gain, dtype=torch.bool), summed=True)
+        return labels.given_to(batch, _sum(batch, unit_gain(batch.signal, self.level), background,
+                                           gain=drawn["gain"].to(gain) * gain))
+
+
+@AUGMENTATIONS.register("source_only")
+class SourceOnly(Augmentation):
+    """A clip of the source in the example's place, with its own labels: noise only, so that silence is learnt, too.
+
+    source  whose clips, such as a folder of noise, whose targets are all 0
+    """
+
+    mixes = True
+
+    def __init__(self, p: float = 0.05, source: str = SOUNDSCAPES) -> None:
+        super().__init__(p)
+        self.source = source
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The name of the source whose clips replace examples."""
+        return frozenset({self.source})
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The source's clips."""
+        clips = batch.sources[self.source]
+        return Labels.of(clips).given_to(batch, clips.signal)
+
+
+def _sum(batch: Batch, own: Tensor, background: Batch, *, gain: Tensor) -> Tensor:
+    """own (B,) * example + gain (B,) * background."""
+    return (background.signal * gain[:, None]).addcmul_(batch.signal, own[:, None])

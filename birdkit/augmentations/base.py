@@ -35,8 +35,9 @@ class Augmentation(nn.Module):
 
     @property
     def sources(self) -> frozenset[str]:
-        """The names of the sources of `batch.sources` that this member mixes in; most need none."""
-        return frozenset()
+        """The names of the sources of `batch.sources` that this member, or one inside it, mixes in; most need none."""
+        inside = (module for module in self.modules() if isinstance(module, Augmentation) and module is not self)
+        return frozenset[str]().union(*(member.sources for member in inside))
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """Every random number that `transform` needs, on the CPU.
@@ -49,10 +50,19 @@ class Augmentation(nn.Module):
         """The changed batch; no randomness, no change of the input."""
         raise NotImplementedError
 
+    def chosen(self, batch: Batch, generator: Generator) -> Tensor:
+        """Which examples are changed (B,), on the CPU: each with probability `p`."""
+        return torch.rand(len(batch), generator=generator) < self.p
+
     def draw(self, batch: Batch, generator: Generator) -> dict[str, Any]:
-        """All random numbers of one call: those of `sample` and `applied` (B,), which examples are changed."""
-        applied = torch.rand(len(batch), generator=generator) < self.p
-        return {"applied": applied, **self.sample(batch, generator)}
+        """All random numbers of one call: those of `sample` and `applied` (B,), which examples are changed.
+
+        Raises ValueError, at every p, where a source is missing or does not fit: a run without its backgrounds must
+        not look like one with them.
+        """
+        for name in sorted(self.sources):
+            self._check_source(batch, name)
+        return {"applied": self.chosen(batch, generator), **self.sample(batch, generator)}
 
     def apply(self, batch: Batch, applied: Tensor, **drawn: Any) -> Batch:  # type: ignore[override]
         """The batch with the drawn change in the examples where `applied` is true."""
@@ -60,16 +70,13 @@ class Augmentation(nn.Module):
             return batch
         if bool(applied.all()):
             return self.transform(batch, **drawn)
+        chosen = applied.nonzero()[:, 0]
+        rows = chosen.to(batch.signal.device)
         if self.mixes:
-            changed, rows = self.transform(batch, **drawn), applied.nonzero()[:, 0].to(batch.signal.device)
-            part = Batch(changed.signal[rows], changed.target[rows], changed.weight[rows], changed.cell_weight[rows])
+            part = _examples(self.transform(batch, **drawn), rows)
         else:
             # Drawn tensors have an example per row, so the others need not be computed.
-            chosen = applied.nonzero()[:, 0]
-            rows = chosen.to(batch.signal.device)
-            own = _examples(drawn, chosen)
-            part = self.transform(Batch(batch.signal[rows], batch.target[rows], batch.weight[rows],
-                                        batch.cell_weight[rows]), **own)
+            part = self.transform(_examples(batch, rows), **_drawn_for(drawn, chosen))
         return batch.replace(signal=batch.signal.index_copy(0, rows, part.signal),
                              target=batch.target.index_copy(0, rows, part.target),
                              weight=batch.weight.index_copy(0, rows, part.weight),
@@ -81,13 +88,27 @@ class Augmentation(nn.Module):
             return batch
         return self.apply(batch, **self.draw(batch, generator))
 
+    def _check_source(self, batch: Batch, name: str) -> None:
+        if name not in batch.sources:
+            raise ValueError(f"{type(self).__name__} needs clips of the source {name!r}; this batch has "
+                             f"{', '.join(sorted(batch.sources)) or 'none'}")
+        theirs, own = tuple(batch.sources[name].signal.shape), tuple(batch.signal.shape)
+        if theirs != own:
+            raise ValueError(f"source {name!r} {theirs} and signal {own} differ in shape")
 
-def _examples(drawn: Any, rows: Tensor) -> Any:
+
+def _examples(batch: Batch, rows: Tensor) -> Batch:
+    """Some examples alone, without the sources."""
+    return Batch(batch.signal[rows], batch.target[rows], batch.weight[rows], batch.cell_weight[rows],
+                 progress=batch.progress)
+
+
+def _drawn_for(drawn: Any, rows: Tensor) -> Any:
     """What was drawn for some examples alone: rows of every tensor, the rest as it is."""
     if isinstance(drawn, Tensor):
         return drawn[rows]
     if isinstance(drawn, dict):
-        return {name: _examples(value, rows) for name, value in drawn.items()}
+        return {name: _drawn_for(value, rows) for name, value in drawn.items()}
     if isinstance(drawn, list):
-        return [_examples(value, rows) for value in drawn]
+        return [_drawn_for(value, rows) for value in drawn]
     return drawn

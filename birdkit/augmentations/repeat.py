@@ -1,13 +1,13 @@
-"""A member applied a random number of times, and a config's list of members made into modules."""
+"""Members made from other members or from a config: applied several times, for part of a run, or in a list."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
-from birdkit.augmentations.drawing import integer
+from birdkit.augmentations.drawing import check_range, integer
 from birdkit.batch import Batch
 from birdkit.config import Member
 
@@ -37,11 +37,6 @@ class Repeat(Augmentation):
         self.stages = self._member(self.counts[0]).stages
         self.mixes = self._member(self.counts[0]).mixes
 
-    @property
-    def sources(self) -> frozenset[str]:
-        """The names of the sources that the member mixes in, at whatever count."""
-        return frozenset().union(*(self._member(count).sources for count in self.counts))
-
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """count, and what the member draws for each time."""
         count = self.counts[integer(len(self.counts), generator=generator)]
@@ -55,6 +50,37 @@ class Repeat(Augmentation):
 
     def _member(self, count: int) -> Augmentation:
         return cast(Augmentation, self.members[str(count)])
+
+
+@AUGMENTATIONS.register("during")
+class During(Augmentation):
+    """A member applied during a part of the run alone, such as SpecAugment in the first third (second seed, 2025).
+
+    Mixing that ends before the run does lets the model finish on sounds as they are. What the member draws does not
+    depend on the progress, nor do its needs: a missing source is an error from the first step.
+
+    member      {"name": "time_mask", "options": {...}}
+    start, end  shares of the run, applied while start <= progress < end; 0 and 1 are all of it
+    """
+
+    def __init__(self, p: float = 1.0, start: float = 0.0, *, end: float = 1.0, member: dict[str, Any]) -> None:
+        super().__init__(p)
+        check_range("start and end", start, end, least=0.0, most=1.0)
+        self.start, self.end = start, end
+        self.member: Augmentation = AUGMENTATIONS.build(member["name"], **member["options"])
+        self.stages, self.mixes = self.member.stages, self.member.mixes
+
+    def chosen(self, batch: Batch, generator: Generator) -> Tensor:
+        """Which examples are changed (B,): none outside the part."""
+        return super().chosen(batch, generator) & (self.start <= batch.progress < self.end)
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """inner: what the member draws."""
+        return {"inner": self.member.draw(batch, generator)}
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The batch, changed by the member."""
+        return self.member.apply(batch, **drawn["inner"])
 
 
 def build_augmentations(members: Sequence[Member], stage: str = "") -> list[Augmentation]:
