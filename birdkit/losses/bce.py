@@ -4,12 +4,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from birdkit.losses.base import LOSSES, Loss
-from birdkit.output import SEDOutput
+from birdkit.losses.base import LOSSES, CellLoss
 
 
 @LOSSES.register("bce")
-class BCE(Loss):
+class BCE(CellLoss):
     """Binary cross-entropy of the clip logits, the mean over classes.
 
     Its minimum lies at probability = target, for soft targets too: the choice where probabilities are thresholded.
@@ -18,6 +17,6 @@ class BCE(Loss):
     def __init__(self) -> None:
         super().__init__()
 
-    def per_example(self, output: SEDOutput, target: Tensor) -> Tensor:
-        """The loss of each example, (B,)."""
-        return F.binary_cross_entropy_with_logits(output.clip_logits, target, reduction="none").mean(1)
+    def per_cell(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of each class of each example, (B, K)."""
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none")

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from birdkit.losses.base import LOSSES, Loss
-from birdkit.output import SEDOutput
+from birdkit.losses.base import LOSSES, CellLoss
+from birdkit.losses.per_class import PerClass
 
 
 @LOSSES.register("focal")
-class Focal(Loss):
+class Focal(CellLoss):
     """Focal loss (Lin et al. 2017, arXiv:1708.02002) in the form that both seeds and many BirdCLEF entries use.
 
     With probability p = sigmoid(clip logit) and target t, for each class, then the mean over classes:
@@ -36,26 +36,17 @@ class Focal(Loss):
     Raises ValueError for a negative number, or where the length of `alpha` is not the number of classes.
     """
 
-    alpha: Tensor
-
     def __init__(self, alpha: float | Sequence[float] = 0.25, gamma: float = 2.0) -> None:
         super().__init__()
-        weights = torch.as_tensor(alpha, dtype=torch.float32)
-        if weights.ndim > 1 or not bool((weights >= 0).all()):
-            raise ValueError(f"alpha = {alpha} must be one number >= 0, or a list with one for each class")
         if gamma < 0:
             raise ValueError(f"gamma = {gamma} must be >= 0")
-        self.register_buffer("alpha", weights, persistent=False)
+        self.alpha = PerClass("alpha", alpha)
         self.gamma = gamma
 
-    def per_example(self, output: SEDOutput, target: Tensor) -> Tensor:
-        """The loss of each example, (B,)."""
-        if self.alpha.ndim and len(self.alpha) != target.shape[1]:
-            raise ValueError(f"alpha has {len(self.alpha)} numbers for {target.shape[1]} classes")
-        logits = output.clip_logits
+    def per_cell(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of each class of each example, (B, K)."""
         # p^gamma as exp(gamma log p): its gradient is finite at p = 0 for every gamma, that of a power is not.
         missed = torch.exp(self.gamma * F.logsigmoid(-logits))  # (1 - p)^gamma
         invented = torch.exp(self.gamma * F.logsigmoid(logits))  # p^gamma
-        alpha = self.alpha.to(logits.device)
-        factor = target * alpha * missed + (1 - target) * invented
-        return (factor * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).mean(1)
+        factor = target * self.alpha(target) * missed + (1 - target) * invented
+        return factor * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
