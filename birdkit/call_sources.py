@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from birdkit import audio, splits
-from birdkit.data import CALL, NOCALL, SPAN_COLUMNS, TABLE_COLUMNS, DataError, spans
 from birdkit.kaggle import AUDIO_SUFFIXES
+from birdkit.tables import CALL, NOCALL, SPAN_COLUMNS, TABLE_COLUMNS, DataError, spans
 
 log = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from birdkit import postprocess
 from birdkit.audio import AudioError
-from birdkit.data import CALL
 from birdkit.output import SEDOutput
 from birdkit.predictor import LEAST_WINDOW_S, Predictor, View, join_outputs, load_predictors
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
+from birdkit.tables import CALL
 from birdkit.windows import n_windows
 
 __all__ = ["Clock", "Ensemble", "Pace", "PredictionError", "Predictions", "Predictor",
@@ -117,7 +117,7 @@ def predict_wave(wave: np.ndarray, predictors: Sequence[Predictor], *, window_s:
 
 
 @dataclass(frozen=True)
-class Job:
+class Piece:
     """One piece of a soundscape on its way to the network.
 
     prepared  the images of its clips and their first samples, per view, when the threads are done
@@ -170,15 +170,15 @@ class Ensemble:
         outputs: list[list[SEDOutput]] = []
         heard: list[list[SEDOutput]] = []
         starts: list[dict[View, np.ndarray]] = []
-        for job in self._jobs(named, faults, pace, workers or min(os.cpu_count() or 1, 4)):
-            if job.first:
+        for piece in self._pieces(named, faults, pace, workers or min(os.cpu_count() or 1, 4)):
+            if piece.first:
                 outputs, heard, starts = [[] for _ in range(pace.affordable())], [[] for _ in self.gates], []
-            if job.name in faults:
+            if piece.name in faults:
                 continue
             try:
-                prepared = job.prepared.result()
+                prepared = piece.prepared.result()
             except AudioError as error:
-                faults[job.name] = error.reason
+                faults[piece.name] = error.reason
                 continue
             starts.append({view: first for view, (_, first) in prepared.items()})
             for index, parts in enumerate(outputs):
@@ -187,19 +187,19 @@ class Ensemble:
                     parts.append(predictor(prepared[predictor.view][0]))
             for one, parts in zip(self.gates, heard, strict=True):
                 parts.append(one(prepared[one.view][0]))
-            if job.last:
+            if piece.last:
                 joined = {view: np.concatenate([part[view] for part in starts]) for view in starts[0]}
                 whole, calls = ([join_outputs(parts) for parts in some] for some in (outputs, heard))
                 with one_thread():
-                    rows.append((job.name, self._combine(job, whole, calls, joined)))
+                    rows.append((piece.name, self._combine(piece, whole, calls, joined)))
                 pace.soundscape_done()
         return self._table(rows, faults)
 
-    def _jobs(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], faults: dict[str, str], pace: Pace,
-              workers: int) -> Iterator[Job]:
+    def _pieces(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], faults: dict[str, str], pace: Pace,
+              workers: int) -> Iterator[Piece]:
         """Jobs in order, `workers` of them being prepared while one is worked off."""
         threads = torch.get_num_threads()
-        ahead: deque[Job] = deque()
+        ahead: deque[Piece] = deque()
         with ThreadPoolExecutor(workers, "birdkit-read") as pool:
             try:
                 for name, opened in named:
@@ -214,7 +214,7 @@ class Ensemble:
                     pieces = soundscape.pieces()
                     for index, piece in enumerate(pieces):
                         future = pool.submit(self._prepare, soundscape, *piece)
-                        ahead.append(Job(name, soundscape, future, index == 0, index == len(pieces) - 1))
+                        ahead.append(Piece(name, soundscape, future, index == 0, index == len(pieces) - 1))
                         if len(ahead) > workers:
                             yield ahead.popleft()
                 while ahead:
@@ -234,15 +234,15 @@ class Ensemble:
             prepared[view] = predictor.images(soundscape.clips(rate_hz, starts, view.frontend.n_samples)), starts
         return prepared
 
-    def _combine(self, job: Job, outputs: list[SEDOutput], heard: list[SEDOutput],
+    def _combine(self, piece: Piece, outputs: list[SEDOutput], heard: list[SEDOutput],
                  starts: dict[View, np.ndarray]) -> np.ndarray:
         """The weighted mean of the predictors' window probabilities, gated and post-processed, (W, K) float32."""
         rate_hz = self.predictors[0].config.frontend.sample_rate_hz
-        windows = n_windows(job.soundscape.n_samples(rate_hz), self.window_s * rate_hz,
+        windows = n_windows(piece.soundscape.n_samples(rate_hz), self.window_s * rate_hz,
                             least_samples=LEAST_WINDOW_S * rate_hz)
 
         def of_windows(one: Predictor, output: SEDOutput) -> np.ndarray:
-            n_samples = job.soundscape.n_samples(one.config.frontend.sample_rate_hz)
+            n_samples = piece.soundscape.n_samples(one.config.frontend.sample_rate_hz)
             return one.window_probabilities(output, starts[one.view], n_samples, windows, self.window_s)
 
         total = np.zeros((windows, len(self.classes)))
@@ -262,8 +262,9 @@ class Ensemble:
             everyone = [*zip(self.predictors, outputs, strict=False), *zip(self.gates, heard, strict=True)]
             broken = [one.hash[:12] or one.config.name for one, output in everyone
                       if not bool(output.segment_logits.isfinite().all())]
-            raise PredictionError(f"{job.name}: {faulty} of {total.size + calls.size * bool(self.gates)} probabilities "
-                                  f"are not finite, from predictors {', '.join(broken) or 'unknown'}")
+            asked = total.size + calls.size * bool(self.gates)
+            raise PredictionError(f"{piece.name}: {faulty} of {asked} probabilities are not finite, from "
+                                  f"predictors {', '.join(broken) or 'unknown'}")
         gated = postprocess.gate(np.clip(total, 0, 1), np.clip(calls, 0, 1), how=self.how,
                                  threshold=self.settings.gate_threshold)
         return postprocess.apply(gated, self.settings.postprocess).astype(np.float32)

@@ -1,9 +1,10 @@
-"""Which recordings an epoch is made of: class-balanced draws, the same for the same (seed, epoch).
+"""Which recordings an epoch is made of, and which clips of a source: draws that can be made again.
 
 No state is kept between epochs, so a run that was stopped goes on with exactly the examples it would have seen.
 """
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,37 @@ def draw_epoch(weights: NDArray[np.float64] | Sequence[float], n: int, *, seed: 
     return rng.permutation(drawn).astype(np.int64)
 
 
-def limit_classes(labels: Sequence[str], *, least: int = 0, most: int | None = None, seed: int) -> NDArray[np.int64]:
+class Rounds:
+    """Which row of a source each position of a run gets: a round of all rows in random order, then another round.
+
+    So a short source is cycled beside a longer main one, as the first seed's second loader was, and none of its rows
+    is drawn a third time before all were drawn twice. The row depends on the seed, the position and the name alone:
+    not on what was asked before, in which process, or which other sources there are.
+
+    odds  (R,) >= 0, of any sum: where they differ, a round of R draws holds a row about R * odds / sum(odds) times
+    name  of the source; another name draws another order
+
+    >>> rounds = Rounds([1, 1, 1], seed=0, name="noise")
+    >>> sorted(rounds[position] for position in range(3, 6))
+    [0, 1, 2]
+    """
+
+    def __init__(self, odds: NDArray[np.float64] | Sequence[float], *, seed: int, name: str) -> None:
+        self.odds = np.asarray(odds, dtype=np.float64)
+        self.seed = (seed << 32) + zlib.crc32(name.encode())
+        self._last: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+
+    def __getitem__(self, position: int) -> int:
+        number, place = divmod(position, len(self.odds))
+        last, rows = self._last
+        if last != number:
+            rows = draw_epoch(self.odds, len(self.odds), seed=self.seed, epoch=number)
+            self._last = (number, rows)
+        return int(rows[place])
+
+
+def limit_classes(labels: Sequence[str], *, least: int = 0, most: int | None = None,
+                  seed: int | Sequence[int]) -> NDArray[np.int64]:
     """Indices of the recordings to train on, sorted: none of a class more than `most`, none less than `least`.
 
     A class above `most` keeps a random choice of that many. One below `least` has its recordings repeated in turn:
@@ -76,3 +107,18 @@ def limit_classes(labels: Sequence[str], *, least: int = 0, most: int | None = N
         n = max(least, len(members) if most is None else min(len(members), most))
         kept.append(np.resize(members, n))
     return np.sort(np.concatenate(kept)).astype(np.int64) if kept else np.zeros(0, dtype=np.int64)
+
+
+def draw_rows(labels: Sequence[str], n: int, *, balance: float, least: int = 0, most: int = 0, seed: int,
+                    epoch: int) -> NDArray[np.int64]:
+    """The recordings of one epoch, (n,) indices in random order, as the sampling settings of DataConfig ask.
+
+    Classes are first limited, see `limit_classes` (most = 0 for no cap), then drawn with the weights of what is left,
+    see `class_weights`. A capped class gets another choice of its recordings in every epoch, so that it weighs no more
+    than the cap allows and yet nothing that was recorded of it is lost. The same arguments give the same indices.
+    """
+    chosen = np.arange(len(labels))
+    if least or most:
+        chosen = limit_classes(labels, least=least, most=most or None, seed=[seed, epoch, 1])
+    weights = class_weights(np.asarray(labels)[chosen].tolist(), exponent=balance)
+    return chosen[draw_epoch(weights, n, seed=seed, epoch=epoch)]

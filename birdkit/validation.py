@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from birdkit.audio_store import AudioStore
 from birdkit.composition import compose_from_recordings
 from birdkit.config import DataConfig, RunConfig
-from birdkit.data import AudioStore, make_targets, spans
 from birdkit.inference import Predictor, predict_waves
 from birdkit.metrics import Interval, bootstrap_interval
 from birdkit.models.base import Model
 from birdkit.profiles import profile
+from birdkit.tables import make_targets, spans
 
 log = logging.getLogger(__name__)
 

@@ -260,3 +260,30 @@ def test_an_audio_error_survives_the_way_back_from_a_worker(tmp_path: Path) -> N
     """A loader's process sends its errors pickled; one that cannot be unpickled hangs the run."""
     error = pickle.loads(pickle.dumps(audio.AudioError(tmp_path / "a.ogg", "empty")))
     assert error.reason == "empty" and str(error).endswith("a.ogg: empty")
+
+
+@pytest.mark.parametrize(("name", "rate", "options"), [
+    ("a.ogg", 44_100, {}), ("a.ogg", 48_000, {"format": "OGG", "subtype": "OPUS"}), ("a.flac", 48_000, {}),
+    ("a.mp3", 44_100, {"bitrate_mode": "VARIABLE", "compression_level": 0.5}), ("a.wav", 96_000, {"subtype": "PCM_24"}),
+])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_seeking_is_exact_in_every_format_and_at_every_place(tmp_path: Path, name: str, rate: int, channels: int,
+                                                             options: dict[str, str]) -> None:
+    """A clip of training and the same seconds of a whole soundscape are the same samples, resampled edges included."""
+    wave = np.stack([noise(12, rate, seed) for seed in range(channels)], 1) * np.linspace(0.1, 1, 12 * rate)[:, None]
+    path = write(tmp_path / name, wave, rate, **options)
+    for asked in (rate, RATE):
+        whole = audio.load(path, asked)
+        for start_s in np.random.default_rng(rate).uniform(0, 10, 6):
+            part, first = audio.load(path, asked, start_s=start_s, duration_s=1.5), round(start_s * asked)
+            assert np.abs(part - whole[first:first + len(part)]).max() < 1e-6
+
+
+def test_a_long_mp3_has_no_seams_where_blocks_of_it_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """soundfile seeks after each read, and an MP3 decoder then forgets what a frame borrowed: 60 ms of noise."""
+    path = tmp_path / "a.mp3"
+    sf.write(path, noise(6, 44_100), 44_100, compression_level=0.99, bitrate_mode="CONSTANT")
+    whole, known = audio.load(path, 44_100), audio.check(path)
+    monkeypatch.setattr(audio, "BLOCK", 50_000)
+    np.testing.assert_allclose(audio.load(path, 44_100), whole, atol=1e-6)
+    assert audio.check(path).duration_s == known.duration_s

@@ -12,7 +12,7 @@ from conftest import RATE, noise
 from birdkit import call_sources
 from birdkit.audio import AudioError
 from birdkit.config import DataConfig
-from birdkit.data import TABLE_COLUMNS, DataError, make_targets
+from birdkit.tables import TABLE_COLUMNS, DataError, make_targets
 
 
 def write(path: Path, seconds: float = 1.0) -> Path:

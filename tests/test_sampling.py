@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from birdkit.sampling import class_weights, draw_epoch, limit_classes
+from birdkit.sampling import Rounds, class_weights, draw_epoch, draw_rows, limit_classes
 
 LABELS = ["owl"] * 400 + ["frog"] * 100 + ["cricket"] * 25
 
@@ -97,3 +97,46 @@ def test_classes_are_capped_and_raised() -> None:
     assert limit_classes(LABELS, seed=0).tolist() == list(range(525))
     with pytest.raises(ValueError, match="does not hold"):
         limit_classes(LABELS, least=5, most=2, seed=0)
+
+
+def test_an_epoch_is_drawn_as_the_settings_say() -> None:
+    """Shares follow the limited sizes: 100 owls at most, 60 crickets at least, balanced by the exponent after that."""
+    drawn = draw_rows(LABELS, 2600, balance=0.0, least=60, most=100, seed=0, epoch=0)
+    assert shares(LABELS, drawn) == pytest.approx({"owl": 100 / 260, "frog": 100 / 260, "cricket": 60 / 260}, abs=0.002)
+    drawn = draw_rows(LABELS, 2600, balance=1.0, least=60, most=100, seed=0, epoch=0)
+    assert list(shares(LABELS, drawn).values()) == pytest.approx([1 / 3] * 3, abs=0.002)
+    plain = draw_rows(LABELS, 500, balance=0.5, seed=3, epoch=4)
+    assert (plain == draw_epoch(class_weights(LABELS, exponent=0.5), 500, seed=3, epoch=4)).all()
+
+
+def test_a_capped_class_is_heard_whole_over_the_epochs() -> None:
+    """Undersampling to 20 of 400 owls once would throw 380 recordings away for good."""
+    heard: set[int] = set()
+    for epoch in range(60):
+        drawn = draw_rows(LABELS, 145, balance=0.0, most=20, seed=0, epoch=epoch)
+        owls = set(drawn[drawn < 400].tolist())
+        assert len(owls) <= 20
+        heard |= owls
+    assert len(heard) > 370
+    first, second, again = (draw_rows(LABELS, 145, balance=0.0, most=20, seed=0, epoch=e) for e in (7, 8, 7))
+    assert (first == again).all() and set(first.tolist()) != set(second.tolist())
+
+
+def test_a_source_is_cycled_row_by_row() -> None:
+    """As the first seed's second loader was: nothing comes a third time before all came twice; rounds differ."""
+    rounds = Rounds(np.ones(10), seed=0, name="noise")
+    drawn = [rounds[position] for position in range(30)]
+    thirds = [drawn[:10], drawn[10:20], drawn[20:]]
+    assert all(sorted(third) == list(range(10)) for third in thirds)
+    assert thirds[0] != thirds[1] != thirds[2]
+    backwards = Rounds(np.ones(10), seed=0, name="noise")
+    assert [backwards[position] for position in range(29, -1, -1)] == drawn[::-1]
+    for other in (Rounds(np.ones(10), seed=1, name="noise"), Rounds(np.ones(10), seed=0, name="rain")):
+        assert [other[position] for position in range(30)] != drawn
+
+
+def test_rows_of_a_source_are_drawn_by_their_odds() -> None:
+    """Soundscapes with many sure voices are heard more often; one with none, never."""
+    rounds = Rounds([0.0, 1.0, 3.0, 4.0], seed=0, name="soundscapes")
+    counts = np.bincount([rounds[position] for position in range(4000)], minlength=4)
+    assert counts[0] == 0 and counts[1:] / 4000 == pytest.approx([1 / 8, 3 / 8, 4 / 8], abs=0.02)

@@ -6,7 +6,7 @@ import soundfile as sf
 import torch
 from conftest import RATE, noise, tone
 
-from birdkit.data import AudioStore
+from birdkit.audio_store import AudioStore
 from birdkit.inference import Predictor, predict
 from birdkit.metrics import macro_roc_auc
 from birdkit.models import build_model

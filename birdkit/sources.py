@@ -1,0 +1,243 @@
+"""Where clips come from: recordings with their labels, soundscapes, noise. One kind of table for all of them.
+
+A row of a source is a range of a file, and its targets; a clip of it is cut from inside the range. The training
+examples themselves are the rows of such a source, so a second loader of recordings has the very same crops, targets and
+weights.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from birdkit import audio, crops
+from birdkit.audio_store import AudioStore
+from birdkit.config import SOUNDSCAPES, DataConfig, RunConfig
+from birdkit.kaggle import AUDIO_SUFFIXES
+from birdkit.tables import (
+    DataError,
+    check_columns,
+    choose_recordings,
+    make_cell_weights,
+    make_targets,
+    make_weights,
+    marked_centres,
+    refuse_low_rated,
+    spans,
+)
+from birdkit.window_labels import clip_labels, window_labels, window_odds
+
+log = logging.getLogger(__name__)
+
+READERS = 8  # threads that read headers
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Rows that clips are cut from.
+
+    file         (R,) names, relative to the root of the store, or absolute
+    start_s      (R,) where in the file the range begins
+    length_s     (R,) how long it is; a clip is cut from inside it, and a shorter range is filled up
+    target       (R, K) in [0, 1]
+    weight       (R,) >= 0
+    cell_weight  (R, K) in [0, 1]: 0 where nothing is known of a label
+    odds         (R,) how often a row is drawn where the source is mixed in, in proportion
+    centre_s     (R,) what a "marked" clip is centred on; NaN for none
+    crop, short  where a clip is cut, and what fills it up, see DataConfig
+    """
+
+    file: np.ndarray
+    start_s: np.ndarray
+    length_s: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    cell_weight: np.ndarray
+    odds: np.ndarray
+    centre_s: np.ndarray
+    crop: str = "random"
+    short: str = "repeat"
+
+    @classmethod
+    def recordings(cls, table: pd.DataFrame, classes: Sequence[str], config: DataConfig) -> ClipSource:
+        """From a recordings table, after birdkit.tables.keep_rated: its targets, weights, spans and marked centres.
+
+        Raises birdkit.tables.DataError where it lacks a column that the config asks for, holds a label that is no
+        class, or rows rated below min_rating.
+        """
+        check_columns(table)
+        refuse_low_rated(table, config)
+        first_s, end_s = spans(table).T
+        start_s = np.where(np.isnan(first_s), 0.0, first_s)
+        length_s = np.where(np.isnan(end_s), table["duration_s"].to_numpy(float), end_s) - start_s
+        return cls(table["file"].to_numpy(object), start_s, length_s, make_targets(table, classes, config),
+                   make_weights(table, config), make_cell_weights(table, classes, config), np.ones(len(table)),
+                   marked_centres(table, config), config.crop, config.short)
+
+    @classmethod
+    def unlabelled(cls, table: pd.DataFrame, n_classes: int) -> ClipSource:
+        """Whole files of which nothing is known, or in which nothing calls: their targets are zeros, and count.
+
+        table  with the columns file and duration_s, such as the soundscapes table
+        """
+        n = len(table)
+        return cls(table["file"].to_numpy(object), np.zeros(n), table["duration_s"].to_numpy(float),
+                   _constant(0.0, n, n_classes), np.ones(n, np.float32), _constant(1.0, n, n_classes), np.ones(n),
+                   np.full(n, np.nan))
+
+    @classmethod
+    def folder(cls, path: Path | str, n_classes: int) -> ClipSource:
+        """Every audio file below a folder, without animals; a relative path is relative to the working directory.
+
+        Durations are what the headers say. Files that cannot be read are left out and logged. Raises DataError where
+        there is no folder, no audio in it, or nothing of it can be read.
+        """
+        folder = Path(path).absolute()
+        paths = sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+        if not paths:
+            raise DataError(f"{path}: {'no audio below it' if folder.is_dir() else 'there is no such folder'} "
+                            f"({', '.join(AUDIO_SUFFIXES)})")
+        with ThreadPoolExecutor(READERS) as pool:
+            found = dict(zip(map(str, paths), pool.map(_duration_s, paths), strict=True))
+        faults = [str(about) for about in found.values() if isinstance(about, audio.AudioError)]
+        durations = {file: about for file, about in found.items() if isinstance(about, float)}
+        if not durations:
+            raise DataError(f"{path}: none of {len(paths)} files can be read; the first: {faults[0]}")
+        if faults:
+            log.warning("%d of %d files below %s cannot be read and are left out: %s", len(faults), len(paths), path,
+                        "; ".join(faults))
+        return cls.unlabelled(pd.DataFrame(durations.items(), columns=["file", "duration_s"]), n_classes)
+
+    @classmethod
+    def pseudo_labelled(cls, table: pd.DataFrame, classes: Sequence[str], config: DataConfig,
+                        clip_s: float) -> ClipSource:
+        """From a pseudo-label table: a row per window, at whose start the clip starts, see `birdkit.window_labels`."""
+        n, table = len(table), table.sort_values(["file", "start_s"], ignore_index=True)
+        labels = window_labels(table, classes, config)
+        rest_s = table.groupby("file")["end_s"].transform("max") - table["start_s"]
+        return cls(table["file"].to_numpy(object), table["start_s"].to_numpy(float),
+                   rest_s.clip(upper=clip_s).to_numpy(float), config.pseudo_target * clip_labels(table, labels, clip_s),
+                   np.ones(n, np.float32), _constant(1.0, n, len(classes)), window_odds(table, labels, config),
+                   np.full(n, np.nan), crop="first")
+
+    def within(self, store: AudioStore, clip_s: float) -> ClipSource:
+        """The same rows, their ranges cut to what the store's packing holds of them.
+
+        A marked centre outside of that is dropped, and logged. Raises DataError where less than a clip is left of a
+        row that had one.
+        """
+        if store.packed is None:
+            return self
+        from_s, to_s = np.array([store.extent(file) for file in self.file]).T
+        first_s, end_s = np.maximum(self.start_s, from_s), np.minimum(self.start_s + self.length_s, to_s)
+        short = end_s - first_s < np.minimum(self.length_s, clip_s) - 1e-3
+        for row in np.flatnonzero(short)[:1]:
+            raise DataError(f"{self.file[row]}: of {self.start_s[row]:g} to {self.start_s[row] + self.length_s[row]:g} "
+                            f"s only what lies in {from_s[row]:g} to {to_s[row]:g} s is packed in "
+                            f"{store.packed.folder}, too little for a clip of {clip_s:g} s, as of {short.sum()} of "
+                            f"{len(self)} rows; pack more `seconds`")
+        lost = (self.centre_s < first_s) | (self.centre_s > end_s)
+        if lost.any():
+            log.warning("%d marked centres lie outside of what is packed: random clips are cut there", lost.sum())
+        return replace(self, start_s=first_s, length_s=end_s - first_s,
+                       centre_s=np.where(lost, np.nan, self.centre_s))
+
+    def clip(self, row: int, *, store: AudioStore, n_samples: int, rng: np.random.Generator) -> np.ndarray:
+        """A clip of a row, (n_samples,) float32. Raises birdkit.audio.AudioError, which names the file."""
+        file, first_s, length_s = self.file[row], float(self.start_s[row]), float(self.length_s[row])
+        clip_s = n_samples / store.sample_rate_hz
+        if length_s <= clip_s:
+            wave = store.part(file, first_s, length_s)
+            return wave[:n_samples] if len(wave) >= n_samples else crops.fill(wave, n_samples, self.short, rng=rng)
+        start_s = crops.choose_start(self.crop, first_s, first_s + length_s - clip_s, clip_s, rng=rng,
+                                     centre_s=float(self.centre_s[row]),
+                                     energy=lambda: store.energy(file, first_s, first_s + length_s))
+        return audio.pad_cyclic(store.part(file, start_s, clip_s), n_samples)
+
+    def lengths_s(self) -> dict[str, float]:
+        """Each file and the second up to which it is used."""
+        ends: dict[str, float] = {}
+        for file, end_s in zip(self.file, self.start_s + self.length_s, strict=True):
+            ends[file] = max(end_s, ends.get(file, 0.0))
+        return ends
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+
+def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence[str], *, recordings: pd.DataFrame,
+                   soundscapes: pd.DataFrame | None, pseudo_labels: pd.DataFrame | None) -> dict[str, ClipSource]:
+    """The sources that augmentations ask for, by name; nothing else is decoded.
+
+    "soundscapes" are pseudo-labelled windows from round 1 on, whole unlabelled soundscapes before; all others are in
+    `config.data.sources`. The length of an epoch does not depend on them: each example of the main loader gets a clip
+    of every source. That is the longer one of the first seed's two loaders, since a choice among the training
+    recordings is never more than all of them, and the shorter was cycled, as here (birdkit.sampling.Rounds).
+
+    needed         names, the union of `member.sources` over the augmentations
+    recordings     the training rows; those of the validating split are left out again
+    soundscapes    the soundscapes table without the validating split, or None
+    pseudo_labels  its pseudo-label table, or None
+
+    Raises ValueError where the round of the config and the presence of pseudo-labels contradict each other, a needed
+    source is not configured, or holds nothing.
+    """
+    n_labels = 0 if pseudo_labels is None else len(pseudo_labels)
+    if (config.round > 0) != (n_labels > 0):
+        raise ValueError(f"round {config.round} {'needs' if config.round else 'takes no'} pseudo-labels, but "
+                         f"{n_labels} windows were given")
+    configured = {source.name: source for source in config.data.sources}
+    unknown = sorted(set(needed) - set(configured) - {SOUNDSCAPES})
+    if unknown:
+        raise ValueError(f"an augmentation mixes in the source {unknown[0]!r}, but data.sources has "
+                         f"{', '.join(configured) or 'none'}: add a SourceConfig of that name, or change the "
+                         "augmentation's `source`")
+    if config.split >= 0 and "split" in recordings:
+        recordings = recordings[recordings["split"] != config.split]
+    chosen: dict[str, ClipSource] = {}
+    for name in sorted(needed):
+        if name == SOUNDSCAPES:
+            chosen[name] = _soundscapes(config, classes, soundscapes, pseudo_labels)
+        elif configured[name].kind == "folder":
+            chosen[name] = ClipSource.folder(configured[name].path, len(classes))
+        else:
+            rows = choose_recordings(recordings, configured[name], classes, seed=config.seed)
+            chosen[name] = ClipSource.recordings(rows, classes, config.data)
+    if n_labels and SOUNDSCAPES not in needed:
+        log.warning("no augmentation mixes in the source %r: %d pseudo-labels are not used", SOUNDSCAPES, n_labels)
+    describe(chosen)
+    return chosen
+
+
+def describe(sources: Mapping[str, ClipSource]) -> None:
+    """Log how much each source holds."""
+    for name, source in sources.items():
+        log.info("source %s: %d rows in %d files, %d of them with labels", name, len(source), len(set(source.file)),
+                 int((source.target > 0).any(1).sum()))
+
+
+def _soundscapes(config: RunConfig, classes: Sequence[str], soundscapes: pd.DataFrame | None,
+                 pseudo_labels: pd.DataFrame | None) -> ClipSource:
+    if pseudo_labels is not None and len(pseudo_labels):
+        return ClipSource.pseudo_labelled(pseudo_labels, classes, config.data, config.example_s)
+    if soundscapes is None or not len(soundscapes):
+        raise ValueError(f"an augmentation mixes in the source {SOUNDSCAPES!r}, but there are no soundscapes to train "
+                         "on: give some, or take the augmentation out")
+    return ClipSource.unlabelled(soundscapes, len(classes))
+
+
+def _constant(value: float, n: int, n_classes: int) -> np.ndarray:
+    """(n, n_classes) of one value, which takes no memory."""
+    return np.broadcast_to(np.float32(value), (n, n_classes))
+
+
+def _duration_s(path: Path) -> float | audio.AudioError:
+    try:
+        return audio.info(path).duration_s
+    except audio.AudioError as error:
+        return error
