@@ -1,14 +1,18 @@
 """Mixed precision: whole networks train on sounds that left the range of the first seed's half-precision image."""
+import logging
+
 import numpy as np
 import pytest
 import torch
 from conftest import noise, tone
+from tiny_run import make_batch, make_trainer, tiny_config, weights
 
+from birdkit import trainer as trainers
 from birdkit.batch import Batch
 from birdkit.config import FrontEndConfig, ModelConfig, RunConfig, TrainConfig
 from birdkit.models import MODELS, build_model
 from birdkit.settings import replace
-from birdkit.training import Trainer
+from birdkit.trainer import Trainer
 
 # Backward through fp16 takes a CPU minutes.
 PRECISIONS = [("cpu", "bf16"), *((("cuda", "bf16"), ("cuda", "fp16")) if torch.cuda.is_available() else ())]
@@ -92,3 +96,45 @@ def test_half_precision_decides_in_full(name: str, precision: str) -> None:
     assert half.clip_logits.dtype == half.segment_logits.dtype == half.attention.dtype == torch.float32
     assert torch.allclose(half.attention.sum(1), torch.ones(4, 2), atol=1e-5)
     assert torch.allclose(half.segment_logits, whole.segment_logits, atol=0.05 if precision == "bf16" else 0.006)
+
+
+def scaled(scale: float) -> Trainer:
+    """A trainer whose gradients are scaled as those of half precision are."""
+    trainer = make_trainer(tiny_config(augment__wave=()))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # type: ignore[attr-defined]
+    return trainer
+
+
+def test_a_scale_changes_no_step() -> None:
+    """Clipping and the optimiser see gradients of their true size; a power of two costs no digit."""
+    plain, other = make_trainer(tiny_config(augment__wave=())), scaled(2.0**16)
+    for trainer in (plain, other):
+        for _ in range(2):
+            trainer.train_step(make_batch(tone(1000, 2)))
+    assert all(torch.equal(value, plain.model.state_dict()[name]) for name, value in weights(other.model).items())
+
+
+def test_an_overflow_is_skipped_and_lowers_the_scale(caplog) -> None:
+    """Now and then that is normal: no warning, no change of weights or averages, and the next steps go on."""
+    trainer = scaled(2.0**127)
+    before, average = weights(trainer.model), weights(trainer.deployed)
+    with caplog.at_level(logging.INFO, "birdkit"):
+        loss = trainer.train_step(make_batch(tone(1000, 2)))
+    assert np.isfinite(loss) and trainer.skipped == 1 and trainer.scaler.get_scale() == 2.0**126
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    assert all(torch.equal(value, average[name]) for name, value in trainer.deployed.state_dict().items())
+    assert "gradients overflow at a scale of 1.7" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    for _ in range(8):
+        trainer.train_step(make_batch(tone(1000, 2)))
+    assert trainer.skipped_in_a_row == 0 and trainer.skipped < 9
+    assert any(not torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_half_precision_that_never_fits_stops_the_run(monkeypatch) -> None:
+    """The first seed's loss scale was halved down to 3.7e-40, step by step, while nobody learned anything."""
+    monkeypatch.setattr(trainers, "MAX_SKIPPED", 4)
+    trainer = scaled(2.0**127)
+    with pytest.raises(FloatingPointError, match=r'not finite for 4 steps.*train.precision = "f32" has a wider range'):
+        for _ in range(5):
+            trainer.train_step(make_batch(np.full(64_000, np.nan, np.float32)))

@@ -1,7 +1,8 @@
-"""Training: the schedule that was asked for, runs that go on where they were, and checkpoints one can trust."""
+"""Training: steps that do what the config says, on batches that are what they should be; checkpoints one can trust."""
 import copy
-import itertools
+import logging
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -9,218 +10,323 @@ import pytest
 import soundfile as sf
 import torch
 from conftest import RATE, noise, tone
+from safetensors.torch import load_file
+from tiny_run import CLASSES, assert_same_history, make_batch, make_trainer, run, tiny_config, weights, write_tones
 
-from birdkit import checkpoint, training
+from birdkit import checkpoint, trainer, training
+from birdkit.augmentations import AUGMENTATIONS, Augmentation
 from birdkit.batch import Batch
-from birdkit.config import Member, RunConfig, TrainConfig
-from birdkit.models import build_model
+from birdkit.config import Member, SourceConfig
+from birdkit.losses import LOSSES
+from birdkit.metrics import Interval
 from birdkit.settings import replace
-from birdkit.training import Trainer, build_optimiser, choose_backgrounds, choose_precision, fit, learning_rate
-
-CLASSES = ("high", "low")
+from birdkit.trainer import Trainer
 
 
-@pytest.fixture
-def tones(tmp_path) -> pd.DataFrame:
-    """Twelve recordings: tones around 6 kHz and around 1 kHz in noise, two splits."""
-    rng, rows = np.random.default_rng(0), []
-    for i in range(12):
-        label = CLASSES[i % 2]
-        wave = tone((6000 if label == "high" else 1000) * rng.uniform(0.9, 1.1), 3) + noise(3, amplitude=0.05, seed=i)
-        sf.write(tmp_path / f"{i}.wav", wave, RATE, subtype="FLOAT")
-        rows.append({"file": f"{i}.wav", "label": label, "secondary": "", "duration_s": 3.0, "rating": 0.0,
-                     "split": (i // 2) % 2})
-    return pd.DataFrame(rows)
-
-
-@pytest.fixture
-def quick(small_frontend) -> RunConfig:
-    return replace(RunConfig(), n_splits=2, frontend__clip_s=2.0, frontend__hop_samples=1000, frontend__n_mels=32,
-                   frontend__strips=1, model__backbone="test_resnet", model__hidden=16, data__samples_per_epoch=16,
-                   train__epochs=4, train__batch_size=8, train__workers=0, train__peak_lr=3e-3, train__ema_decay=0.5,
-                   augment__wave=(Member("or_mixup", {"p": 0.3}),), inference__backend="torch")
-
-
-def state(model: torch.nn.Module) -> dict:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def test_it_learns_two_tones(tones, quick, tmp_path) -> None:
+def test_it_learns_two_tones(tmp_path) -> None:
     """The whole path: files, crops, mixing, front end, model, loss, validation, checkpoint."""
-    quick = replace(quick, data__samples_per_epoch=64)
-    result = fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
-    assert result.history["epoch"].tolist() == [1, 2, 3, 4]
+    table = write_tones(tmp_path)
+    config = tiny_config(data__samples_per_epoch=64)
+    result = run(config, table, tmp_path, "run")
+    assert result.history["epoch"].tolist() == [1, 2, 3, 4] and result.finished
     assert result.history["score"].iloc[-1] > 0.95
     loaded = checkpoint.load(result.best)
-    assert loaded.classes == CLASSES and loaded.config == quick
-    assert loaded.seen == set(tones.loc[tones["split"] == 1, "file"])
+    assert loaded.classes == CLASSES and loaded.config == config
+    assert loaded.seen == set(table.loc[table["split"] == 1, "file"])
     with torch.inference_mode():
         heard = np.stack([tone(6000, 2), tone(1000, 2)]) + noise(2, amplitude=0.05, seed=99)
         said = loaded.model(torch.from_numpy(heard)).clip_logits
     assert said[0, 0] > said[1, 0] and said[1, 1] > said[0, 1]  # each class ranks its own tone higher
 
 
-def test_the_checkpoint_named_best_is_the_best(tones, quick, tmp_path, monkeypatch) -> None:
+def test_the_checkpoint_named_best_is_the_best(tmp_path, monkeypatch) -> None:
     """The second seed deployed the oldest of its kept checkpoints."""
     scores = iter([0.6, 0.9, 0.7, 0.8])
-    real = training.Validation.score
-
-    def fake(self, model, config, classes):
-        return type(real(self, model, config, classes))(next(scores), 0.0, 1.0)
-
-    monkeypatch.setattr(training.Validation, "score", fake)
-    result = fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
+    monkeypatch.setattr(training.Validation, "score", lambda *_: Interval(next(scores), 0.0, 1.0))
+    result = run(tiny_config(), write_tones(tmp_path), tmp_path, "run")
     assert checkpoint.read_info(result.best)["score"] == 0.9 and checkpoint.read_info(result.best)["step"] == 4
     assert checkpoint.read_info(result.last)["score"] == 0.8 and checkpoint.read_info(result.last)["step"] == 8
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tones, quick, tmp_path, monkeypatch) -> None:
-    """Stopped after two epochs and started again, the run ends with the very weights of an uninterrupted one."""
-    whole = fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "whole", progress=False)
-    real = Trainer.train_step
-
-    def killed(self, batch):
-        if self.step == 5:
-            raise KeyboardInterrupt
-        return real(self, batch)
-
-    monkeypatch.setattr(Trainer, "train_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "cut", progress=False)
-    monkeypatch.setattr(Trainer, "train_step", real)
-    torch.manual_seed(99)
-    rest = fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "cut", progress=False)
-    first, second = checkpoint.load(whole.last).model, checkpoint.load(rest.last).model
-    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    pd.testing.assert_frame_equal(whole.history.drop(columns="seconds"), rest.history.drop(columns="seconds"))
-
-
-def test_a_finished_run_is_not_trained_again(tones, quick, tmp_path, monkeypatch) -> None:
-    """The pipeline calls it again after a stop elsewhere."""
-    fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
-    monkeypatch.setattr(Trainer, "train_step", lambda self, batch: pytest.fail("trained again"))
-    assert len(fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False).history) == 4
-
-
-def test_a_folder_of_another_run_is_refused(tones, quick, tmp_path) -> None:
-    """Going on with other settings would be neither of the two experiments."""
-    fit(quick, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match="another config or another training table"):
-        other = replace(quick, train__peak_lr=1e-2)
-        fit(other, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
-
-
-def test_split_minus_one_trains_on_everything(tones, quick, tmp_path) -> None:
+def test_split_minus_one_trains_on_everything(tmp_path) -> None:
     """Then nothing validates, and the last weights are the ones to deploy."""
-    config = replace(quick, split=-1, train__epochs=1)
-    result = fit(config, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
-    assert checkpoint.load(result.best).seen == set(tones["file"]) and math.isnan(result.history["score"].iloc[0])
+    table = write_tones(tmp_path)
+    result = run(tiny_config(split=-1, train__epochs=2), table, tmp_path, "run")
+    assert checkpoint.load(result.best).seen == set(table["file"]) and result.history["score"].isna().all()
+    assert checkpoint.file_hash(result.best) == checkpoint.file_hash(result.last)
 
 
-def test_pseudo_labels_and_round_must_agree(quick) -> None:
+def test_a_run_without_averaged_weights_validates_too(tmp_path) -> None:
+    """Then the model in training is the one that is scored, with its dropout off, and goes on training after it."""
+    result = run(tiny_config(train__ema_decay=0.0, train__epochs=2), write_tones(tmp_path), tmp_path, "run")
+    assert result.history["score"].notna().all() and result.history["weights"].tolist() == ["model", "model"]
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(tmp_path) -> None:
+    """Otherwise no difference between two settings means anything; nor would the noise between seeds."""
+    table = write_tones(tmp_path)
+    a, b = (run(tiny_config(train__epochs=1), table, tmp_path, name) for name in "ab")
+    assert_same_history(a.history, b.history)
+    other = run(tiny_config(train__epochs=1, seed=1), table, tmp_path, "c")
+    assert other.history["loss"].iloc[0] != a.history["loss"].iloc[0]
+
+
+def test_recordings_rated_lower_than_asked_for_are_not_trained_on(tmp_path) -> None:
+    """Nor may the checkpoint claim to have seen them."""
+    table = write_tones(tmp_path)
+    table["rating"] = [1.0, 1.0] + [5.0] * 10
+    result = run(tiny_config(split=-1, train__epochs=1, data__min_rating=3.0), table, tmp_path, "run")
+    assert checkpoint.load(result.best).seen == set(table["file"][2:])
+
+
+def test_pseudo_labels_and_round_must_agree(tmp_path) -> None:
     """Round 0 with pseudo-labels, or round 1 without, is a mistake in the notebook's settings."""
-    table = pd.DataFrame({"file": ["s"], "start_s": [0.0], "end_s": [2.0], "high": [1.0], "low": [0.0]})
+    table = write_tones(tmp_path)
+    labels = pd.DataFrame({"file": ["s"], "start_s": [0.0], "end_s": [2.0], "high": [1.0], "low": [0.0]})
     with pytest.raises(ValueError, match="round 1 needs pseudo-labels, but 0"):
-        choose_backgrounds(replace(quick, round=1), CLASSES, None, None)
+        run(tiny_config(round=1), table, tmp_path, "a")
     with pytest.raises(ValueError, match="round 0 takes no pseudo-labels, but 1"):
-        choose_backgrounds(quick, CLASSES, None, table)
-    assert choose_backgrounds(quick, CLASSES, None, None) is None
-    chosen = choose_backgrounds(replace(quick, round=1), CLASSES, None, table)
-    assert chosen is not None and chosen.target.tolist() == [[1.0, 0.0]]
+        run(tiny_config(), table, tmp_path, "b", pseudo_labels=labels)
 
 
-def test_the_schedule_is_the_one_in_the_config() -> None:
-    """Warm-up to the peak, half a cosine to the end."""
-    config = TrainConfig(peak_lr=1e-3, final_lr=1e-5)
-    rates = [learning_rate(step, 100, 10, config) for step in range(100)]
-    assert rates[0] == pytest.approx(1e-4) and rates[9] == rates[10] == pytest.approx(1e-3)
-    assert rates[99] == pytest.approx(1e-5) and rates[54] == pytest.approx((1e-3 + 1e-5) / 2, rel=0.02)
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+def test_a_run_says_what_it_is(tmp_path, caplog) -> None:
+    """Device, precision and why, parameters, steps, examples: the first thing that is read when a run is slow."""
+    with caplog.at_level(logging.INFO, "birdkit"):
+        run(tiny_config(train__epochs=1), write_tones(tmp_path), tmp_path, "run")
+    assert "training on cpu in f32 (the config says so), 1 process" in caplog.text
+    assert "374,020 parameters, 6 recordings, 1 epochs of 2 steps of 8 examples" in caplog.text
 
 
-def test_weight_decay_reaches_kernels_and_spares_norms_and_biases(quick) -> None:
-    """The second seed configured a decay that was never passed on."""
-    model = build_model(quick.model, quick.frontend, 2)
-    decayed, plain = build_optimiser(model, replace(quick, train__weight_decay=0.3).train).param_groups
-    assert decayed["weight_decay"] == 0.3 and plain["weight_decay"] == 0.0
-    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim <= 1 for p in plain["params"])
-    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
-    with pytest.raises(ValueError, match="it must be one of adamw, adam, radam"):
-        build_optimiser(model, replace(quick, train__optimiser="sgd").train)
+@pytest.fixture
+def spy() -> Iterator[list[Batch]]:
+    """The batches that an augmentation named "spy" has seen, at either stage."""
+    seen: list[Batch] = []
+
+    @AUGMENTATIONS.register("spy")
+    class Spy(Augmentation):
+        stages = ("wave", "spectrogram")
+
+        def __init__(self, source: str = "", p: float = 1.0) -> None:
+            super().__init__(p)
+            self.source = source
+
+        @property
+        def sources(self) -> frozenset[str]:
+            return frozenset({self.source} - {""})
+
+        def sample(self, batch, generator):
+            return {}
+
+        def transform(self, batch, **drawn):
+            seen.append(batch)
+            return batch
+
+    yield seen
+    del AUGMENTATIONS._members["spy"]
 
 
-def make_trainer(config: RunConfig, **options) -> Trainer:
-    torch.manual_seed(0)
-    model = build_model(config.model, config.frontend, 2)
-    return Trainer(config, model, total_steps=100, per_epoch=10, device="cpu", **options)
+def test_augmentations_know_how_far_the_run_is(spy) -> None:
+    """One that ends late in the run, as some winners' mixing does, asks the batch."""
+    trainer = make_trainer(tiny_config(augment__wave=(Member("spy"),)), total_steps=4)
+    for _ in range(4):
+        trainer.train_step(make_batch(tone(1000, 2)))
+    assert [batch.progress for batch in spy] == [0.0, 0.25, 0.5, 0.75]
 
 
-def make_batch(config: RunConfig, wave: np.ndarray) -> Batch:
-    return Batch(torch.from_numpy(wave).repeat(4, 1), torch.eye(2).repeat(2, 1), torch.ones(4))
+def test_sources_reach_spectrogram_augmentations_as_spectrograms(spy) -> None:
+    """A mixture of a spectrogram with a wave would be refused; one source that nobody mixes there costs nothing."""
+    config = tiny_config(augment__wave=(Member("spy", {"source": "noise"}),),
+                         augment__spectrogram=(Member("spy", {"source": "soundscapes"}),))
+    trainer = make_trainer(config)
+    assert trainer.sources == {"noise", "soundscapes"}
+    sources = {name: make_batch(noise(2, seed=seed)) for seed, name in enumerate(("noise", "soundscapes"))}
+    trainer.train_step(make_batch(tone(1000, 2)).replace(sources=sources))
+    first, second = spy
+    assert set(first.sources) == {"noise", "soundscapes"} and first.sources["noise"].signal.shape == (4, 64_000)
+    assert set(second.sources) == {"soundscapes"}
+    background = second.sources["soundscapes"]
+    assert background.signal.shape == second.signal.shape == (4, 1, 32, 64)
+    assert torch.equal(background.signal, trainer.model.spectrogram(sources["soundscapes"].signal))
+    assert torch.equal(background.target, sources["soundscapes"].target)
+
+
+def test_only_sources_that_are_mixed_in_are_decoded(tmp_path, spy) -> None:
+    """A folder that is configured but not asked for may not even exist; one that is asked for is heard."""
+    table = write_tones(tmp_path)
+    (tmp_path / "quiet").mkdir()
+    sf.write(tmp_path / "quiet" / "a.wav", np.zeros(3 * RATE), RATE)
+    sources = (SourceConfig("quiet", path=str(tmp_path / "quiet")), SourceConfig("absent", path=str(tmp_path / "no")))
+    config = tiny_config(data__sources=sources, train__epochs=1, augment__wave=(Member("spy", {"source": "quiet"}),))
+    run(config, table, tmp_path, "run")
+    assert set(spy[0].sources) == {"quiet"} and not spy[0].sources["quiet"].signal.any()
+
+
+def test_an_augmentation_at_the_wrong_stage_is_refused() -> None:
+    """Before the run, not in its first step."""
+    with pytest.raises(ValueError, match="'time_mask' belongs to the stage spectrogram, not wave"):
+        make_trainer(tiny_config(augment__wave=(Member("time_mask"),)))
+
+
+def test_unknown_labels_are_left_out_of_the_loss() -> None:
+    """Cell weights go all the way: whatever the target of an unknown label is, the step is the same."""
+    steps = []
+    for unknown in (0.0, 1.0):
+        batch = make_batch(tone(1000, 2))
+        target, cells = batch.target.clone(), torch.ones_like(batch.target)
+        target[0, 1], cells[0, 1] = unknown, 0.0
+        trainer = make_trainer(tiny_config(augment__wave=()))
+        loss = trainer.train_step(batch.replace(target=target, cell_weight=cells))
+        steps.append((loss, weights(trainer.model)))
+    assert steps[0][0] == steps[1][0]
+    assert all(torch.equal(value, steps[1][1][name]) for name, value in steps[0][1].items())
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_padded_full_scale_audio_trains_with_finite_loss(quick, precision: str) -> None:
+def test_padded_full_scale_audio_trains_with_finite_loss(precision: str) -> None:
     """The first seed's mixed precision exploded on exactly this: a full-scale tone, then zero padding."""
-    trainer = make_trainer(replace(quick, train__precision=precision, augment__wave=()))
+    trainer = make_trainer(tiny_config(train__precision=precision, augment__wave=()))
     wave = np.concatenate([tone(3000, 1, amplitude=1.0), np.zeros(RATE, np.float32)])
-    losses = [trainer.train_step(make_batch(quick, wave)) for _ in range(5)]
+    losses = [trainer.train_step(make_batch(wave)) for _ in range(5)]
     assert np.isfinite(losses).all() and trainer.skipped == 0
     assert all(bool(p.isfinite().all()) for p in trainer.model.parameters())
 
 
-def test_a_loss_that_is_not_finite_is_skipped_and_at_last_stops(quick, monkeypatch) -> None:
-    """One bad batch must not poison the weights, and twenty must not go unnoticed."""
-    trainer = make_trainer(replace(quick, augment__wave=()))
-    before = state(trainer.model)
-    bad = make_batch(quick, np.full(2 * RATE, np.nan, np.float32))
-    assert math.isnan(trainer.train_step(bad)) and trainer.skipped == 1 and trainer.step == 1
-    assert all(torch.equal(a, dict(trainer.model.named_parameters())[n]) for n, a in before.items()
-               if n in dict(trainer.model.named_parameters()))
-    monkeypatch.setattr(training, "MAX_SKIPPED", 2)
-    with pytest.raises(FloatingPointError, match="not finite for 2 steps"):
-        trainer.train_step(bad)
+def break_gradients(monkeypatch) -> None:
+    """Let the loss be finite, and its gradient not: the square root at zero, of nothing."""
+    real = LOSSES.get("bce").forward
+
+    def forward(self, output, *rest):
+        return real(self, output, *rest) + (0.0 * output.clip_logits.sum()).sqrt()
+
+    monkeypatch.setattr(LOSSES.get("bce"), "forward", forward)
 
 
-def test_averaged_weights_are_the_ones_deployed(quick) -> None:
+@pytest.mark.parametrize("what", ["loss", "gradients"])
+def test_a_step_that_is_not_finite_changes_nothing(monkeypatch, what: str, caplog) -> None:
+    """One bad batch must poison neither weights, nor averages, nor the statistics of batch norms, nor the optimiser."""
+    trainer = make_trainer(tiny_config(augment__wave=()))
+    good = make_batch(tone(1000, 2))
+    trainer.train_step(good)
+    before, average = weights(trainer.model), weights(trainer.deployed)
+    optimiser = copy.deepcopy(trainer.optimiser.state_dict()["state"])
+    with monkeypatch.context() as patch:
+        if what == "gradients":
+            break_gradients(patch)
+        loss = trainer.train_step(good if what == "gradients" else make_batch(np.full(2 * RATE, np.nan, np.float32)))
+    assert math.isnan(loss) is (what == "loss")
+    assert (trainer.skipped, trainer.skipped_in_a_row, trainer.step) == (1, 1, 2)
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    assert all(torch.equal(value, average[name]) for name, value in trainer.deployed.state_dict().items())
+    for number, state in trainer.optimiser.state_dict()["state"].items():
+        assert all(torch.equal(value, optimiser[number][name]) for name, value in state.items())
+    assert ("the loss is nan" if what == "loss" else "the gradients are not finite") in caplog.text
+    assert np.isfinite(trainer.train_step(good)) and (trainer.skipped, trainer.skipped_in_a_row) == (1, 0)
+
+
+def spoil(monkeypatch, steps: set[int]) -> None:
+    """Let the waves of these steps be NaN."""
+    real = Trainer.train_step
+
+    def step(self: Trainer, batch: Batch) -> float:
+        return real(self, batch.replace(signal=batch.signal * math.nan) if self.step in steps else batch)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+
+
+def test_skipped_steps_are_counted_in_the_history(tmp_path, monkeypatch) -> None:
+    """A run that skips every fourth step still scores; only the count tells."""
+    spoil(monkeypatch, {1, 2, 5})
+    result = run(tiny_config(train__epochs=3), write_tones(tmp_path), tmp_path, "run")
+    assert result.history["skipped"].tolist() == [1, 1, 1] and result.history["loss"].notna().all()
+    assert pd.read_csv(tmp_path / "run" / "history.csv")["skipped"].tolist() == [1, 1, 1]
+
+
+def test_a_run_that_skips_every_step_stops_and_keeps_the_batch(tmp_path, monkeypatch) -> None:
+    """Twenty in a row are no accident: who looks for the cause finds the batch as it came from the files."""
+    monkeypatch.setattr(trainer, "MAX_SKIPPED", 3)
+    break_gradients(monkeypatch)
+    table = write_tones(tmp_path)
+    (tmp_path / "quiet").mkdir()
+    sf.write(tmp_path / "quiet" / "a.wav", noise(3), RATE)
+    config = tiny_config(data__sources=(SourceConfig("quiet", path=str(tmp_path / "quiet")),),
+                         augment__wave=(Member("background", {"source": "quiet"}),))
+    with pytest.raises(FloatingPointError, match=r"not finite for 3 steps up to step 2.*bad_batch\.safetensors"):
+        run(config, table, tmp_path, "run")
+    kept = load_file(tmp_path / "run" / "bad_batch.safetensors")
+    fields = ("signal", "target", "weight", "cell_weight")
+    assert set(kept) == {"step", *fields, *(f"sources.quiet.{name}" for name in fields)} and int(kept["step"]) == 2
+    assert kept["signal"].shape == (8, 64_000) and kept["target"].shape == kept["cell_weight"].shape == (8, 2)
+    batch = Batch(*(kept[name] for name in fields), sources={
+        "quiet": Batch(*(kept[f"sources.quiet.{name}"] for name in fields))})
+    again = make_trainer(config)
+    again.step = int(kept["step"])
+    again.train_step(batch)
+    assert again.skipped == 1
+
+
+def test_averaged_weights_are_the_ones_deployed() -> None:
     """What is validated is what is saved."""
-    trainer = make_trainer(replace(quick, train__ema_decay=0.9, augment__wave=()))
-    assert trainer.deployed is not trainer.model
-    before = copy.deepcopy(trainer.deployed.state_dict())
+    trainer = make_trainer(tiny_config(train__ema_decay=0.9, augment__wave=()))
+    assert trainer.deployed is not trainer.model and trainer.averaged == "ema"
+    before = weights(trainer.deployed)
     for _ in range(3):
-        trainer.train_step(make_batch(quick, tone(1000, 2)))
-    after = trainer.deployed.state_dict()
-    assert any(not torch.equal(before[name], after[name]) for name in before)
-    assert make_trainer(replace(quick, train__ema_decay=0.0)).deployed is not None
+        trainer.train_step(make_batch(tone(1000, 2)))
+    assert any(not torch.equal(value, trainer.deployed.state_dict()[name]) for name, value in before.items())
+    alone = make_trainer(tiny_config(train__ema_decay=0.0))
+    assert alone.deployed is alone.model and alone.averaged == "model"
 
 
-def test_a_run_without_averaged_weights_validates_too(tones, quick, tmp_path) -> None:
-    """Then the model in training is the one that is scored, with its dropout off, and goes on training after it."""
-    config = replace(quick, train__ema_decay=0.0, train__epochs=2)
-    result = fit(config, tones, CLASSES, root=tmp_path, out_dir=tmp_path / "run", progress=False)
-    assert result.history["score"].notna().all()
+def test_gradients_are_clipped_to_the_norm_in_the_config() -> None:
+    """A step on a broken-off recording must not undo an epoch; 0 leaves gradients as they are."""
+    norms = {}
+    for limit in (0.0, 1e-3):
+        trainer = make_trainer(tiny_config(train__clip_grad_norm=limit, augment__wave=()))
+        trainer.train_step(make_batch(tone(1000, 2)))
+        norms[limit] = float(torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()]))
+    assert norms[0.0] > 0.01 and norms[1e-3] == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_two_runs_of_one_seed_are_equal(tones, quick, tmp_path) -> None:
-    """Otherwise no difference between two settings means anything."""
-    config = replace(quick, train__epochs=1)
-    a, b = (fit(config, tones, CLASSES, root=tmp_path, out_dir=tmp_path / name, progress=False) for name in "ab")
-    pd.testing.assert_frame_equal(a.history.drop(columns="seconds"), b.history.drop(columns="seconds"))
+def test_draws_of_seeds_steps_and_purposes_differ() -> None:
+    """torch's generator reads 32 bits of a seed: a run of another seed drew the very same mixing."""
+    seeds = set()
+    for seed in (0, 1, 1 << 20):
+        trainer = make_trainer(tiny_config(seed=seed))
+        for trainer.step in (0, 1):
+            seeds |= {trainer._seed(purpose) for purpose in (0, 1)}
+    assert len(seeds) == 12 and all(0 <= seed < 1 << 32 for seed in seeds)
 
 
-def test_precision_is_chosen_by_the_device_and_by_the_config(monkeypatch, tmp_path) -> None:
-    """A T4 has no bf16 units; neither has an older CPU, on which it would only be slow."""
-    for flags, expected in (("flags\t: avx2 avx512_bf16", True), ("flags\t: avx2 avx512f", False)):
-        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
-        assert training.has_bf16_units(tmp_path / "cpuinfo") is expected
-    assert not training.has_bf16_units(tmp_path / "absent")
-    monkeypatch.setattr(training, "has_bf16_units", lambda: True)
-    assert choose_precision(TrainConfig(), "cpu") == "bf16"
-    monkeypatch.setattr(training, "has_bf16_units", lambda: False)
-    assert choose_precision(TrainConfig(), "cpu") == "f32"
-    assert choose_precision(TrainConfig(precision="bf16"), "cpu") == "bf16"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert choose_precision(TrainConfig(), "cuda") == "fp16"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    assert choose_precision(TrainConfig(), "cuda") == "bf16"
+def test_the_network_is_compiled_where_the_config_says_so(tmp_path, monkeypatch) -> None:
+    """Only the network, not the front end; and a checkpoint of it is that of any other run."""
+    compiled = []
+    real = torch.compile
+
+    def compile_eagerly(module, **options):
+        compiled.append(module)
+        return real(module, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    table = write_tones(tmp_path)
+    changes = {"train__epochs": 1, "train__ema_decay": 0.0, "augment__wave": (), "model__dropout": 0.0}
+    plain = run(tiny_config(**changes), table, tmp_path, "plain")
+    assert not compiled
+    result = run(tiny_config(train__compile=True, **changes), table, tmp_path, "compiled")
+    assert [type(module) for module in compiled] == [trainer.Network]
+    same = checkpoint.load(plain.last).model.state_dict()
+    for name, value in checkpoint.load(result.last).model.state_dict().items():
+        assert torch.allclose(value.float(), same[name].float(), atol=1e-4), name
+    assert result.history["loss"].iloc[0] == pytest.approx(plain.history["loss"].iloc[0], rel=1e-4)
+
+
+def test_the_history_is_what_happened(tmp_path, monkeypatch) -> None:
+    """A row for each validation, with the schedule's rate and the mean loss of the steps since the last row."""
+    losses = []
+    real = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda self, batch: losses.append(real(self, batch)) or losses[-1])
+    config = replace(tiny_config(), train__epochs=4, train__validate_every=3, train__warmup_epochs=0.0)
+    history = run(config, write_tones(tmp_path), tmp_path, "run").history
+    assert history["epoch"].tolist() == [3, 4] and history["lr"].iloc[-1] == config.train.final_lr
+    assert history["loss"].tolist() == pytest.approx([np.mean(losses[:6]), np.mean(losses[6:])])
+    assert (history["low"] <= history["score"]).all() and (history["score"] <= history["high"]).all()
+    assert (history["seconds"] > 0).all()

@@ -135,8 +135,8 @@ class TrainConfig:
     batch_size      examples in a step, of all processes together
     optimiser       "adamw", "adam" or "radam"; weight decay is not applied to norms and biases
     schedule        "cosine": half a cosine from `peak_lr` to `final_lr` at the last step. "restarts": one in every
-                    `restart_epochs`, each peak `restart_decay` times the one before (second seed: 8 and 0.5). Both
-                    after `warmup_epochs` of a linear rise
+                    `restart_epochs`, each `restart_decay` times the one before (second seed: 8 and 0.5). Both after
+                    `warmup_epochs` of a linear rise from `warmup_start` times the peak
     clip_grad_norm  largest norm of the gradient, 0 for no limit
     ema_decay       of the exponential average of the weights that validates and is saved; 0 for none
     swa_start       share of the run after which the weights of every epoch's end are averaged alike (stochastic weight
@@ -161,6 +161,7 @@ class TrainConfig:
     final_lr: float = 1e-6
     weight_decay: float = 1e-2
     warmup_epochs: float = 1.0
+    warmup_start: float = 0.0
     schedule: str = "cosine"
     restart_epochs: float = 8.0
     restart_decay: float = 0.5
@@ -183,6 +184,7 @@ class TrainConfig:
         one_of("schedule", self.schedule, ("cosine", "restarts"))
         one_of("average_of", self.average_of, ("best", "last"))
         in_unit("swa_start", self.swa_start)
+        in_unit("warmup_start", self.warmup_start)
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs = {self.epochs} and batch_size = {self.batch_size} must be at least 1")
         if self.ema_decay and self.swa_start < 1:

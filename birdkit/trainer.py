@@ -1,0 +1,225 @@
+"""One training step after the other: what is done to a batch, a model and its averages."""
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+from torch import Generator, Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from birdkit.augmentations import build_augmentations
+from birdkit.averaging import EqualAverage
+from birdkit.batch import Batch
+from birdkit.config import RunConfig
+from birdkit.distributed import World
+from birdkit.losses import LOSSES
+from birdkit.models.base import Model
+from birdkit.optimisation import build_optimiser, choose_precision, learning_rate
+from birdkit.output import SEDOutput
+
+log = logging.getLogger(__name__)
+
+MAX_SKIPPED = 20  # steps in a row that change nothing
+AUGMENTATION, DROPOUT = 0, 1  # what random numbers are for
+
+
+class Network(nn.Module):
+    """The half of a model that learns, as one module that can be compiled and run by several processes."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> SEDOutput:
+        """`Model.classify`."""
+        return self.model.classify(image)
+
+
+class Trainer:
+    """One run, step by step; birdkit.training.fit is the whole of it.
+
+    Everything random in a step depends on (seed, step, process) alone, and torch's global state is as before after it.
+    So `state_dict` is all that a restart needs: weights, averaged weights, optimiser, scaler, step.
+
+    total_steps  of the run
+    per_epoch    steps in an epoch
+    device       "cpu" or "cuda"
+    world        the processes that train together; each gets its own part of every batch
+
+    skipped  steps so far that changed nothing, because their loss or gradients were not finite
+    """
+
+    def __init__(self, config: RunConfig, model: Model, *, total_steps: int, per_epoch: int, device: str,
+                 world: World | None = None) -> None:
+        self.config, self.settings = config, config.train
+        self.total_steps, self.per_epoch = total_steps, per_epoch
+        self.device = device
+        self.world = world or World()
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        shared_norms = self.world.share_batch_norms(self.model, device)
+        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.optimiser = build_optimiser(model, self.settings)
+        self.loss = LOSSES.build(config.loss.name, **config.loss.options).to(device)
+        self.wave_augmentations = build_augmentations(config.augment.wave, "wave")
+        self.spectrogram_augmentations = build_augmentations(config.augment.spectrogram, "spectrogram")
+        decay = self.settings.ema_decay
+        self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
+        self.swa = EqualAverage(self.model) if self.settings.swa_start < 1 else None
+        precision = choose_precision(self.settings, device)
+        self.dtype = precision.dtype
+        self.scaler = torch.amp.GradScaler(device, enabled=self.dtype == torch.float16)  # type: ignore[attr-defined]
+        self.network = self.world.parallel(Network(self.model), device)
+        if self.settings.compile:
+            self.network = torch.compile(self.network)  # type: ignore[assignment]
+        # A forward pass that is not finite would stay in the statistics of batch norms.
+        self._buffers = [buffer for name, buffer in self.model.named_buffers() if not name.startswith("frontend.")]
+        self._before = [buffer.clone() for buffer in self._buffers]
+        log.info("training on %s in %s (%s), %d process%s%s%s", device, precision.name, precision.reason,
+                 self.world.size, "es" if self.world.size > 1 else "",
+                 " with shared batch norms" if shared_norms else "", ", compiled" if self.settings.compile else "")
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The names of the sources that the augmentations mix in."""
+        members = (*self.wave_augmentations, *self.spectrogram_augmentations)
+        return frozenset[str]().union(*(member.sources for member in members))
+
+    @property
+    def _average(self) -> ModelEmaV3 | EqualAverage | None:
+        return self.swa if self.ema is None else self.ema
+
+    @property
+    def averaged(self) -> str:
+        """What `deployed` is: "model", "ema" or "swa"."""
+        return "ema" if self.ema is not None else "swa" if self.swa is not None and self.swa.members else "model"
+
+    @property
+    def deployed(self) -> Model:
+        """The model that validates and is saved: the averaged weights where there are any."""
+        if self._average is None or self.averaged == "model":
+            return self.model
+        return self._average.module  # type: ignore[return-value]
+
+    def train_step(self, batch: Batch) -> float:
+        """One step on one batch, or on this process's part of it; the loss of the whole batch, NaN or inf as it came.
+
+        Where the loss or a gradient is not finite, weights, averages and batch norms stay as they were. Raises
+        FloatingPointError after MAX_SKIPPED such steps in a row.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, self.total_steps, self.per_epoch, self.settings)
+        _copy_all(self._before, self._buffers)
+        self.optimiser.zero_grad(set_to_none=True)
+        batch = batch.to(self.device).replace(progress=self.step / self.total_steps)
+        with self._seeded():
+            loss = self._loss(batch)
+            # Processes take the mean of their gradients; each has those of its own rows only.
+            self.scaler.scale(loss * self.world.size).backward()
+        self.scaler.unscale_(self.optimiser)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients)
+        value, size = torch.stack([loss.detach(), norm]).tolist()  # the only time that the host waits for the device
+        if math.isfinite(value) and math.isfinite(size):
+            self._update(norm)
+        else:
+            self._skip(value)
+        self.scaler.update()
+        self.step += 1
+        late = self.step > self.settings.swa_start * self.total_steps
+        if self.swa is not None and late and self.step % self.per_epoch == 0:
+            self.swa.add(self.model)
+        return value
+
+    def _update(self, norm: Tensor) -> None:
+        """Change the weights by the gradients, and the averages by the weights."""
+        self.skipped_in_a_row = 0
+        if self.settings.clip_grad_norm:
+            clip_grads_with_norm_(self.model.parameters(), self.settings.clip_grad_norm, norm)
+        self.scaler.step(self.optimiser)
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+
+    def _skip(self, loss: float) -> None:
+        """Undo what the forward pass has left behind."""
+        _copy_all(self._buffers, self._before)
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        overflow = self.scaler.is_enabled() and math.isfinite(loss)
+        what = f"gradients overflow at a scale of {self.scaler.get_scale():g}" if overflow else \
+            "the gradients are not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        # The scaler finds its scale by trying, so an overflow now and then is as it should be.
+        log.log(logging.INFO if overflow else logging.WARNING, "step %d: %s, step skipped (%d in a row)",
+                self.step, what, self.skipped_in_a_row)
+        if self.skipped_in_a_row >= MAX_SKIPPED:
+            hint = "; train.precision = \"f32\" has a wider range" if self.scaler.is_enabled() else ""
+            raise FloatingPointError(f"loss or gradients were not finite for {self.skipped_in_a_row} steps up to step "
+                                     f"{self.step}; the last time {what}{hint}")
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Augment, front end, augment, classify, compare: the loss of all processes' parts as one batch."""
+        generator = Generator().manual_seed(self._seed(AUGMENTATION))
+        self.model.train()
+        with torch.no_grad():
+            for augmentation in self.wave_augmentations:
+                batch = augmentation(batch, generator)
+            batch = self._to_spectrograms(batch)
+            for augmentation in self.spectrogram_augmentations:
+                batch = augmentation(batch, generator)
+            image = self.model.image(batch.signal)
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            output = self.network(image)
+        gather = self.world.gather
+        joined = SEDOutput(gather(output.clip_logits), gather(output.segment_logits), gather(output.attention),
+                           output.pooled)
+        return self.loss(joined, gather(batch.target), gather(batch.weight), gather(batch.cell_weight))
+
+    def _to_spectrograms(self, batch: Batch) -> Batch:
+        """The batch behind the front end, with those of its sources that a later augmentation mixes in."""
+        needed = frozenset[str]().union(*(member.sources for member in self.spectrogram_augmentations))
+        sources = {name: source.replace(signal=self.model.spectrogram(source.signal))
+                   for name, source in batch.sources.items() if name in needed}
+        return batch.replace(signal=self.model.spectrogram(batch.signal), sources=sources)
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """torch's global random numbers, which dropout takes, from this step's own seed; as they were afterwards."""
+        with torch.random.fork_rng([] if self.device == "cpu" else [torch.cuda.current_device()]):
+            torch.manual_seed(self._seed(DROPOUT))
+            yield
+
+    def _seed(self, purpose: int) -> int:
+        """32 bits of (seed, step, process, purpose): torch's CPU generator does not look at more."""
+        parts = [self.config.seed, self.step, self.world.rank, purpose]
+        return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a restart at this step needs."""
+        average = self._average
+        return {"model": self.model.state_dict(), "average": None if average is None else average.state_dict(),
+                "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
+                "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same run."""
+        self.model.load_state_dict(state["model"])
+        average = self._average
+        if average is not None:
+            average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+
+
+def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors in one call: a network has hundreds."""
+    if targets:
+        torch._foreach_copy_(targets, sources)
