@@ -24,13 +24,16 @@ from tqdm import tqdm
 
 import birdkit
 from birdkit import audio, splits
-from birdkit.profiles import Competition, read_classes, recognise
+from birdkit.config import SplitConfig
+from birdkit.profiles import Competition, read_classes, read_scored, recognise
+from birdkit.settings import to_dict
+from birdkit.splits import STRATIFIED
 
 log = logging.getLogger(__name__)
 
 FOLDER = "train_audio"
 RECORDING_COLUMNS = ("file", "label", "secondary", "duration_s", "sample_rate_hz", "channels", "rating", "author",
-                     "group", "content", "split")
+                     "collection", "latitude", "longitude", "group", "content", "split")
 SOUNDSCAPE_COLUMNS = ("file", "duration_s", "sample_rate_hz", "split")
 
 
@@ -40,7 +43,8 @@ class Audit:
 
     recordings   parquet, a row per usable recording: file relative to the competition folder, label, secondary
                  (labels joined by a space), duration_s, sample_rate_hz, channels, rating (0: nobody rated it), author,
-                 group, content (sha256 of the decoded samples), split (-1: always in training)
+                 collection, latitude and longitude as the host wrote them ("" where it did not), group, content
+                 (sha256 of the decoded samples), split (-1: always in training)
     soundscapes  parquet, a row per usable unlabelled soundscape: file, duration_s, sample_rate_hz, split
     excluded     csv, a row per file that cannot be used: file, reason
     report       json: settings, versions, counts, the split of every class, and what the counts count
@@ -79,7 +83,7 @@ class _Findings:
 
 
 def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 5, seed: int = 0,
-          min_per_class: int = 1, workers: int = 2) -> Audit:
+          splitting: SplitConfig = STRATIFIED, workers: int = 2) -> Audit:
     """Read a competition's tables, decode its audio once, and write the tables that everything else reads.
 
     Excluded with a reason are recordings under a label that is no class, listed under several labels, absent,
@@ -87,9 +91,9 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     row lists. Equal audio under different labels is kept under each, the other labels secondary, in one group.
     Rows that repeat a file under one label become one row with all their secondary labels.
 
-    n_splits       parts of the cross-validation
-    min_per_class  a class with fewer recordings, or fewer than `n_splits` groups, is always in training
-    workers        threads that decode
+    n_splits   parts of the cross-validation
+    splitting  which recordings validate which part
+    workers    threads that decode
 
     Raises ProfileError or ValueError, naming the file, where the tables lack columns, disagree on the classes, cannot
     be parsed, or leave no usable recording. Can be stopped and started again.
@@ -107,12 +111,13 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     if table.empty:
         raise ValueError(f"{folder / competition.train_table}: none of its recordings can be used; "
                          f"{work / 'excluded.csv'} says why")
-    table["group"] = splits.group_recordings(table, n_splits)
-    table["split"] = splits.assign_splits(table, n_splits, seed=seed, min_per_class=min_per_class)
+    scored = read_scored(folder) if splitting.scored_only else None
+    table["group"] = splits.group_recordings(table, n_splits, config=splitting, scored=scored)
+    table["split"] = splits.assign_splits(table, n_splits, seed=seed, config=splitting, scored=scored)
     splits.check_splits(table)
     soundscapes["split"] = splits.assign_soundscapes(soundscapes["file"].tolist(), n_splits, seed=seed)
     settings = {"competition_dir": str(folder), "year": competition.year, "n_splits": n_splits, "seed": seed,
-                "min_per_class": min_per_class}
+                "splitting": to_dict(splitting)}
     return _write(table, soundscapes, work, classes, findings, settings)
 
 
@@ -150,6 +155,7 @@ def _read_rows(path: Path, competition: Competition, findings: _Findings) -> pd.
     table = pd.DataFrame({
         "file": FOLDER + "/" + rows["filename"], "label": rows["primary_label"].str.strip(), "secondary": secondary,
         "rating": pd.to_numeric(rows["rating"], errors="coerce"), "author": rows["author"],
+        "collection": rows.get("collection", blank),
         "latitude": rows.get("latitude", blank), "longitude": rows.get("longitude", blank)})
     findings.lists["rating_missing"] = table.loc[table["rating"].isna(), "file"].tolist()
     table["rating"] = table["rating"].fillna(0.0).astype(float)

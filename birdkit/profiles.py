@@ -5,6 +5,7 @@ Class lists are not typed in: they are read from the competition's own files.
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 LOG = logging.getLogger(__name__)
 SAMPLE = "sample_submission.csv"
+SCORED = "scored_birds.json"  # 2022: the 21 of its 152 classes that count
 ROW_ID = "row_id"
 
 
@@ -147,6 +149,27 @@ def read_groups(competition_dir: str | Path, column: str = "class_name") -> tupl
     if without:
         raise ProfileError(f"{table}: {column} of {some_of(without)} is empty")
     return tuple(group[name] for name in read_classes(folder))
+
+
+def read_scored(competition_dir: str | Path) -> tuple[str, ...]:
+    """The classes that the competition scores, in the order of `read_classes`: all, or those scored_birds.json lists.
+
+    That file is of the layout of BirdCLEF 2022. Raises ProfileError where it is no list of the competition's classes.
+    """
+    folder = Path(competition_dir)
+    classes, path = read_classes(folder), folder / SCORED
+    if not path.exists():
+        return classes
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ProfileError(f"{path} cannot be read: {error}") from error
+    if not isinstance(listed, list) or not listed:
+        raise ProfileError(f"{path} is not a list of classes: {str(listed)[:80]}")
+    scored = {str(name) for name in listed}
+    if not scored <= set(classes):
+        raise ProfileError(f"{path} lists what is no class: {some_of(sorted(scored - set(classes)))}")
+    return tuple(name for name in classes if name in scored)
 
 
 def _fitting(folder: Path) -> Competition:

@@ -113,3 +113,26 @@ def test_a_missing_sample_submission_is_named(tmp_path: Path) -> None:
     (year_2025(tmp_path) / "sample_submission.csv").unlink()
     with pytest.raises(ProfileError, match=r"sample_submission.csv does not exist"):
         read_classes(tmp_path)
+
+
+def test_all_classes_are_scored_unless_the_host_lists_some(tmp_path: Path) -> None:
+    """2022 scored 21 of 152 birds: whoever validates on the others tunes for nothing."""
+    folder = year_2025(tmp_path, classes=("1139490", "amakin1", "owl"))
+    assert profiles.read_scored(folder) == ("1139490", "amakin1", "owl")
+    (folder / "scored_birds.json").write_text('["owl", "1139490"]')
+    assert profiles.read_scored(folder) == ("1139490", "owl")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('["owl", "amakin2"]', "lists what is no class: amakin2, owl"),
+    ('[1139490]', None), ('["amakin1", 7]', "no class: 7"),
+    ("{}", "is not a list of classes"), ("[]", "is not a list"), ('["amakin1"', r"scored_birds\.json cannot be read"),
+])
+def test_a_list_of_scored_classes_must_fit_the_submission(tmp_path: Path, text: str, message: str | None) -> None:
+    """A misspelt class would silently leave the validation; a number is the name it is written as."""
+    (year_2025(tmp_path) / "scored_birds.json").write_text(text)
+    if message is None:
+        assert profiles.read_scored(tmp_path) == ("1139490",)
+    else:
+        with pytest.raises(ProfileError, match=message):
+            profiles.read_scored(tmp_path)

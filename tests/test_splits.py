@@ -7,6 +7,7 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from birdkit import splits
+from birdkit.config import SplitConfig
 
 
 def recordings(rows: list[tuple[str, str, str]], **columns: list[str]) -> pd.DataFrame:
@@ -120,7 +121,7 @@ def test_rare_classes_are_always_in_training() -> None:
     table = pd.concat([made_up(3), pd.DataFrame({
         "file": [f"r/{i}.ogg" for i in range(10)], "label": ["few groups"] * 6 + ["few recordings"] * 4,
         "group": ["g1", "g2", "g3", "g3", "g3", "g3", "h1", "h2", "h3", "h4"]})], ignore_index=True)
-    split = splits.assign_splits(table, 4, seed=0, min_per_class=5)
+    split = splits.assign_splits(table, 4, seed=0, config=SplitConfig(min_per_class=5))
     assert (split[-10:] == -1).all()
     assert (split[:-10] >= 0).all()
 
