@@ -1,0 +1,50 @@
+"""What a recipe is."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from birdkit.config import Member, RunConfig
+from birdkit.settings import replace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named run config, and what a whole run of it trains.
+
+    config   of round 0
+    splits   the splits that are trained, each one a member of the ensemble
+    rounds   of pseudo-labelling after round 0
+    earlier  rounds before the last whose checkpoints join the ensemble
+    members  changes that make the models of the splits unlike each other, taken in turn: split 0 the first, and so on
+    later    changes to the config from round 1 on; all changes are as for birdkit.settings.replace
+    """
+
+    config: RunConfig
+    splits: tuple[int, ...] = (0,)
+    rounds: int = 1
+    earlier: int = 0
+    members: tuple[Mapping[str, Any], ...] = ({},)
+    later: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, round: int, split: int) -> RunConfig:
+        """The config of one run of notebook 03, before birdkit.recipes.for_competition.
+
+        >>> Recipe(RunConfig()).run(1, 0).round
+        1
+        """
+        config = replace(self.config, **self.members[max(split, 0) % len(self.members)])
+        if round > 0:
+            config = replace(config, **self.later)
+        # Splits are members of one ensemble: another seed makes them differ in more than their recordings.
+        return replace(config, round=round, split=split, seed=self.config.seed + 100 * round + max(split, 0))
+
+
+def member(name: str, **options: Any) -> Member:
+    """A registry member with its options.
+
+    >>> member("gain", max_db=6.0)
+    Member(name='gain', options={'max_db': 6.0})
+    """
+    return Member(name, options)

@@ -1,0 +1,86 @@
+"""A recipe's config for one competition: with what only its files can say, and what is attached beside them."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from birdkit import kaggle
+from birdkit.config import Member, RunConfig, SourceConfig
+from birdkit.profiles import read_groups, read_scored, recognise
+from birdkit.settings import replace
+
+log = logging.getLogger(__name__)
+
+SCORED = ("scored",)  # as the classes of a source: the competition's scored ones
+
+
+def for_competition(config: RunConfig, competition_dir: str | Path, *,
+                    folders: Mapping[str, str | Path] | None = None) -> RunConfig:
+    """The config with what only this competition's files, and what is attached beside them, can say.
+
+    Its year. The groups of a "grouped" head, where they are the name of a column of the class table, such as
+    "class_name". The classes of a source of recordings, where they are ("scored",). The folders of sources: given here
+    by the source's name, or the config's path where that is a folder, or else that path below Kaggle's datasets, its
+    first part being the name of one. A source that is nowhere is taken out, with a warning, and with it every
+    augmentation that mixes it in: so the config in a checkpoint says what was really trained.
+
+    Raises birdkit.profiles.ProfileError where the files do not fit, ValueError for folders of a source that the config
+    does not have, and birdkit.kaggle.MissingInputError where a given one does not exist.
+    """
+    config = replace(config, year=recognise(competition_dir).year)
+    config = _with_sources(config, competition_dir, folders or {})
+    column = config.model.head_options.get("groups")
+    if config.model.head != "grouped" or not isinstance(column, str):
+        return config
+    options = {**config.model.head_options, "groups": list(read_groups(competition_dir, column))}
+    return replace(config, model__head_options=options)
+
+
+def _with_sources(config: RunConfig, competition_dir: str | Path, folders: Mapping[str, str | Path]) -> RunConfig:
+    """The config with the sources that there are, and the augmentations that can do with them."""
+    of_folders = [source.name for source in config.data.sources if source.kind == "folder"]
+    unknown = sorted(set(folders) - set(of_folders))
+    if unknown:
+        raise ValueError(f"folders are given for {', '.join(unknown)}, but the sources of {config.name!r} that are "
+                         f"folders are: {', '.join(of_folders) or 'none'}")
+    found = []
+    for source in config.data.sources:
+        if source.kind == "folder":
+            try:
+                source = replace(source, path=str(_find_folder(source, folders.get(source.name, ""))))
+            except kaggle.MissingInputError as error:
+                if source.name in folders:
+                    raise
+                config = _without(config, source, error)
+                continue
+        elif source.classes == SCORED:
+            source = replace(source, classes=read_scored(competition_dir))
+        found.append(source)
+    return replace(config, data__sources=tuple(found))
+
+
+def _find_folder(source: SourceConfig, given: str | Path) -> Path:
+    """The folder of a source; MissingInputError, with every place that was looked at, where there is none."""
+    path = Path(source.path)
+    if not given and path.is_dir():
+        return path
+    dataset, *inside = path.relative_to(path.anchor).parts
+    folder = kaggle.find_dataset(dataset, given=given).joinpath(*([] if given else inside))
+    if not folder.is_dir():
+        raise kaggle.MissingInputError(f"{folder} is not a folder")
+    return folder
+
+
+def _without(config: RunConfig, source: SourceConfig, why: Exception) -> RunConfig:
+    """The config without the augmentations that mix in a source."""
+    from birdkit.augmentations import build_augmentations  # torch, which a list of recipes does without
+
+    def needs(one: Member) -> bool:
+        return source.name in build_augmentations((one,))[0].sources
+
+    kinds = {"augment__wave": config.augment.wave, "augment__spectrogram": config.augment.spectrogram}
+    dropped = [one.name for members in kinds.values() for one in members if needs(one)]
+    log.warning("training without %s, and without the augmentations that mix it in (%s): %s. Attach the dataset %s, "
+                "or give its folder", source.name, ", ".join(dropped) or "none", why, Path(source.path).parts[0])
+    return replace(config, **{kind: tuple(one for one in members if not needs(one)) for kind, members in kinds.items()})
