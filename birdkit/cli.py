@@ -5,6 +5,7 @@ What takes long to load is imported inside the command that needs it, so that `b
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import birdkit
+from birdkit.jobs import JobsError
 from birdkit.pipeline import PipelineError, run
 
 if TYPE_CHECKING:
@@ -25,11 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.command(options)
-    except (OSError, ValueError, KeyError, TypeError, PipelineError) as error:
+    except (OSError, ValueError, KeyError, TypeError, PipelineError, JobsError) as error:
         if options.debug:
             raise
         sys.stderr.write(f"birdkit: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("birdkit: stopped; the same command goes on from here\n")
+        return 130
     return 0
 
 
@@ -46,6 +51,53 @@ def pipeline_command(options: argparse.Namespace) -> None:
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
                splits=options.splits, every_round=options.every_round, changes=dict(options.set))
     _say(f"submission: {path}")
+
+
+def pack_command(options: argparse.Namespace) -> None:
+    """Write every recording once in a form that is fast to read again, or say how large that would be."""
+    import pandas as pd
+
+    from birdkit import kaggle, packing, recipes
+
+    work = kaggle.Workspace(options.work_dir)
+    table = pd.read_parquet(work.recordings())
+    how = {"sample_rate_hz": recipes.get(options.recipe).config.frontend.sample_rate_hz, "seconds": options.seconds,
+           "part": options.part}
+    size = packing.estimate(table, options.competition_dir, work.packed_dir(), **how)
+    _say(f"{size.files} recordings: {size.flac / 2**30:.2f} GiB as flac, {size.int16 / 2**30:.2f} GiB as int16; "
+         f"{size.free / 2**30:.1f} GiB are free")
+    if not options.estimate:
+        packed = packing.pack(table, options.competition_dir, work.packed_dir(), format=options.format,
+                              limit_gib=options.limit_gib, **how)
+        _say(f"packed: {len(packed)} recordings in {packed.folder}")
+
+
+def train_command(options: argparse.Namespace) -> None:
+    """Train one split, as notebook 03 does, and say where its best checkpoint is."""
+    from birdkit import runs
+
+    chosen = runs.Run(options.competition_dir, options.work_dir, options.recipe, options.round, options.split,
+                      changes=dict(options.set), noise=dict(options.noise), out_dir=options.out,
+                      pseudo_labels=options.pseudo_labels, resume_from=options.resume_from, ends_s=options.ends)
+    result = runs.train(chosen, predictions=options.predictions)
+    _say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
+
+
+def compare_command(options: argparse.Namespace) -> None:
+    """Train what a table of runs asks for, say how they differ, and write the table and a picture."""
+    from birdkit import experiments, jobs, plan, report_compare
+
+    logging.getLogger("birdkit.profiles").setLevel(logging.WARNING)  # it would say so for every training
+    table = plan.read_table(options.table)
+    if options.seeds is not None:
+        table = dataclasses.replace(table, seeds=tuple(options.seeds))
+    report = experiments.run_table(table, options.competition_dir, options.work_dir, jobs=options.jobs,
+                                   only=options.only)
+    _say(report_compare.text(report, markdown=options.markdown))
+    if report.comparison is not None:
+        report_compare.picture(report).savefig(report.picture, dpi=150)
+        _say(f"\n{report.csv}\n{report.picture}")
+    jobs.check_outcomes(report.outcomes)
 
 
 def score_command(options: argparse.Namespace) -> None:
@@ -116,6 +168,47 @@ def _parser() -> argparse.ArgumentParser:
                          help="a change of the recipe when training, such as train__epochs=5; values are JSON")
     command.set_defaults(command=pipeline_command)
 
+    command = commands.add_parser("pack", help="write the recordings once, cut and resampled, to read them faster")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where notebook 01 wrote its tables")
+    command.add_argument("--recipe", default="small", help="whose sample rate (default: %(default)s)")
+    command.add_argument("--format", default="flac", choices=("flac", "int16"), help="flac is smaller, int16 faster")
+    command.add_argument("--seconds", type=float, metavar="N", help="of each recording at most (default: all)")
+    command.add_argument("--part", default="first", choices=("first", "loudest"), help="which (default: %(default)s)")
+    command.add_argument("--limit-gib", type=float, metavar="N", help="refuse to write more; Kaggle keeps 20 GB")
+    command.add_argument("--estimate", action="store_true", help="only say how large it would be")
+    command.set_defaults(command=pack_command)
+
+    command = commands.add_parser("train", help="train one split, as notebook 03 does; torchrun can start it")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where notebook 01 wrote its tables")
+    command.add_argument("--recipe", default="small", help="a named run config (default: %(default)s)")
+    command.add_argument("--round", type=int, default=0, help="from 1 on with pseudo-labels (default: %(default)s)")
+    command.add_argument("--split", type=int, default=0, help="that validates; -1 for none (default: %(default)s)")
+    command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+                         help="a change of the recipe, such as train__epochs=5; values are JSON")
+    command.add_argument("--out", type=Path, metavar="DIR", help="default: WORK_DIR/round<ROUND>_split<SPLIT>")
+    command.add_argument("--pseudo-labels", type=Path, metavar="FILE", help="default: the round's in WORK_DIR")
+    command.add_argument("--noise", type=_folder, nargs="+", action="extend", default=[], metavar="NAME=DIR",
+                         help="the folder of one of the recipe's sources of noise")
+    command.add_argument("--resume-from", default="", metavar="DIR", help="what an earlier session has left")
+    command.add_argument("--ends", type=float, default=0.0, metavar="TIME",
+                         help="seconds since 1970 at which to save and stop, such as $(date -d '11 hours' +%%s)")
+    command.add_argument("--predictions", action="store_true",
+                         help="write what the best checkpoint says of its validation, as `birdkit compare` needs it")
+    command.set_defaults(command=train_command)
+
+    command = commands.add_parser("compare", help="train a table of runs with several seeds each, and compare them")
+    command.add_argument("table", type=Path, metavar="TABLE", help="a TOML file, see birdkit.plan.Table")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR")
+    command.add_argument("--jobs", type=int, default=1, metavar="N",
+                         help="trainings at once; 0 compares what is done (default: %(default)s)")
+    command.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of the table's")
+    command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these runs")
+    command.add_argument("--markdown", action="store_true", help="say the table as markdown")
+    command.set_defaults(command=compare_command)
+
     command = commands.add_parser("score", help="score a submission against a truth")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
     command.add_argument("truth", type=Path, metavar="TRUTH")
@@ -154,6 +247,14 @@ def _change(text: str) -> tuple[str, Any]:
         return setting, json.loads(value)
     except json.JSONDecodeError:
         return setting, value
+
+
+def _folder(text: str) -> tuple[str, str]:
+    """ "nocall=/data/ff1010bird" as ("nocall", "/data/ff1010bird")."""
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, folder
 
 
 def _say(line: str) -> None:

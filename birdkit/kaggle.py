@@ -159,6 +159,15 @@ class Workspace:
         rounds = range(max(round - earlier, 0), round + 1)
         return [path for number in rounds for path in self._find(f"round{number}_split*/best.safetensors")]
 
+    def packed_dir(self) -> Path:
+        """Where a packing of the recordings is written."""
+        return self.folder / "packed"
+
+    def packed(self) -> Path | None:
+        """The folder of a packing, None where there is none: recordings are then decoded from their own files."""
+        found = self._look("packed/packing.json")
+        return found[0].parent if found else None
+
     def call_detectors(self) -> list[Path]:
         """The best checkpoint of every call detector, from where `checkpoints` looks; none is no error."""
         return self._look("call_split*/best.safetensors")

@@ -105,8 +105,8 @@ def bootstrap_interval(truth: np.ndarray, probabilities: np.ndarray, groups: Seq
     Raises KeyError for an unknown metric, ValueError as `macro_roc_auc` and where groups has another length.
     """
     value = _metric(metric)(truth, probabilities)
-    draws = _bootstrap(truth, [probabilities], groups, metric=metric, n_draws=n_draws, seed=seed)[0]
-    return _interval(value, draws, level)
+    draws = bootstrap_draws(truth, [probabilities], groups, metric=metric, n_draws=n_draws, seed=seed)[0]
+    return percentile_interval(value, draws, level)
 
 
 def bootstrap_difference(truth: np.ndarray, probabilities: np.ndarray, baseline: np.ndarray,
@@ -118,8 +118,56 @@ def bootstrap_difference(truth: np.ndarray, probabilities: np.ndarray, baseline:
     `bootstrap_interval`.
     """
     value = _metric(metric)(truth, probabilities) - _metric(metric)(truth, baseline)
-    new, old = _bootstrap(truth, [probabilities, baseline], groups, metric=metric, n_draws=n_draws, seed=seed)
-    return _interval(value, new - old, level)
+    new, old = bootstrap_draws(truth, [probabilities, baseline], groups, metric=metric, n_draws=n_draws, seed=seed)
+    return percentile_interval(value, new - old, level)
+
+
+def bootstrap_draws(truth: np.ndarray, systems: Sequence[np.ndarray], groups: Sequence[Hashable] | np.ndarray, *,
+                    metric: str, n_draws: int, seed: int) -> np.ndarray:
+    """The metric of each system on the same draws of groups, (systems, draws); NaN where a draw cannot be scored.
+
+    systems  probabilities (R, K) each
+
+    Raises KeyError for an unknown metric, ValueError as `macro_roc_auc`, where groups has another length, or for
+    n_draws < 1.
+    """
+    if len(groups) != len(truth):
+        raise ValueError(f"{len(groups)} groups for {len(truth)} rows")
+    if n_draws < 1:
+        raise ValueError(f"n_draws = {n_draws} must be at least 1")
+    codes: dict[Hashable, int] = {}
+    group_of_row = np.array([codes.setdefault(group, len(codes)) for group in groups])
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=n_draws)  # (D, G)
+    checked = [_checked(truth, probabilities) for probabilities in systems]
+    values = np.full((len(systems), n_draws), np.nan)
+    if metric == "macro_roc_auc":
+        step = max(1, _CHUNK // len(truth))
+        for start in range(0, n_draws, step):
+            weight = counts[start:start + step, group_of_row].T.astype(float)  # (R, D)
+            for s, (labels, probabilities) in enumerate(checked):
+                values[s, start:start + step] = _nan_mean(_weighted_roc_auc(labels, probabilities, weight))
+        return values
+    for d in range(n_draws):
+        rows = np.repeat(np.arange(len(truth)), counts[d, group_of_row])
+        for s, (labels, probabilities) in enumerate(checked):
+            if labels[rows].any():
+                values[s, d] = _metric(metric)(labels[rows], probabilities[rows])
+    return values
+
+
+def percentile_interval(value: float, draws: np.ndarray, level: float) -> Interval:
+    """`value` with the central `level` of the draws that could be scored.
+
+    Raises ValueError for a level outside (0, 1), or where none could be scored.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level} is not in (0, 1)")
+    scored = draws[np.isfinite(draws)]
+    if not len(scored):
+        raise ValueError(f"none of {len(draws)} draws holds a class with positive and negative rows")
+    low, high = np.quantile(scored, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))
 
 
 def _checked(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,45 +210,6 @@ def _weighted_roc_auc(truth: np.ndarray, probabilities: np.ndarray, weight: np.n
         right = (weight[positive] * (running[below] + running[upto])).sum(0) / 2
         np.divide(right, pairs, out=values[:, k], where=pairs > 0)
     return values
-
-
-def _bootstrap(truth: np.ndarray, systems: list[np.ndarray], groups: Sequence[Hashable] | np.ndarray, *, metric: str,
-               n_draws: int, seed: int) -> np.ndarray:
-    """The metric of each system on the same draws of groups, (systems, draws); NaN where a draw cannot be scored."""
-    if len(groups) != len(truth):
-        raise ValueError(f"{len(groups)} groups for {len(truth)} rows")
-    if n_draws < 1:
-        raise ValueError(f"n_draws = {n_draws} must be at least 1")
-    codes: dict[Hashable, int] = {}
-    group_of_row = np.array([codes.setdefault(group, len(codes)) for group in groups])
-    generator = np.random.default_rng(seed)
-    counts = generator.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=n_draws)  # (D, G)
-    checked = [_checked(truth, probabilities) for probabilities in systems]
-    values = np.full((len(systems), n_draws), np.nan)
-    if metric == "macro_roc_auc":
-        step = max(1, _CHUNK // len(truth))
-        for start in range(0, n_draws, step):
-            weight = counts[start:start + step, group_of_row].T.astype(float)  # (R, D)
-            for s, (labels, probabilities) in enumerate(checked):
-                values[s, start:start + step] = _nan_mean(_weighted_roc_auc(labels, probabilities, weight))
-        return values
-    for d in range(n_draws):
-        rows = np.repeat(np.arange(len(truth)), counts[d, group_of_row])
-        for s, (labels, probabilities) in enumerate(checked):
-            if labels[rows].any():
-                values[s, d] = _metric(metric)(labels[rows], probabilities[rows])
-    return values
-
-
-def _interval(value: float, draws: np.ndarray, level: float) -> Interval:
-    """`value` with the central `level` of the draws that could be scored."""
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level} is not in (0, 1)")
-    scored = draws[np.isfinite(draws)]
-    if not len(scored):
-        raise ValueError(f"none of {len(draws)} draws holds a class with positive and negative rows")
-    low, high = np.quantile(scored, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high))
 
 
 def _metric(name: str) -> Metric:

@@ -4,13 +4,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import birdkit
-from birdkit import cli
+from birdkit import cli, experiments, jobs, plan, runs
 from birdkit.pipeline import PipelineError
 
 
@@ -37,8 +38,14 @@ def test_help_answers_without_loading_torch() -> None:
             "except SystemExit:\n    sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'papermill')))")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for command in ("generate", "pipeline", "score", "check", "models", "report"):
+    for command in ("generate", "pipeline", "pack", "train", "compare", "score", "check", "models", "report"):
         assert command in result.stdout
+
+
+def test_python_m_birdkit_is_the_command() -> None:
+    """What torchrun starts, and what runs several trainings at once: there is no `birdkit` on every path."""
+    result = subprocess.run([sys.executable, "-m", "birdkit", "--version"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, f"birdkit {birdkit.__version__}\n"), result.stderr
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,3 +110,71 @@ def test_a_failed_notebook_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(cli, "run", fail)
     assert cli.main(["pipeline", "in", "work"]) == 1
     assert capsys.readouterr().err == "birdkit: 03_train_fold_round0_split0 failed in cell 7\n"
+
+
+def test_train_hands_its_options_on_and_says_what_there_is(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A script needs the path of the checkpoint, and must not take an unfinished run for a finished one."""
+    seen = []
+
+    def note(run: runs.Run, *, predictions: bool) -> SimpleNamespace:
+        seen.append((run, predictions))
+        return SimpleNamespace(best=Path("run/best.safetensors"), finished=len(seen) == 1)
+
+    monkeypatch.setattr(runs, "train", note)
+    assert cli.main(["train", "in", str(tmp_path), "--recipe", "tiny", "--split", "3", "--set", "train__epochs=5",
+                     "--noise", "nocall=/data/ff1010bird", "--predictions"]) == 0
+    assert seen == [(runs.Run(Path("in"), tmp_path, "tiny", split=3, changes={"train__epochs": 5},
+                              noise={"nocall": "/data/ff1010bird"}), True)]
+    assert capsys.readouterr().out == "checkpoint: run/best.safetensors\n"
+    assert cli.main(["train", "in", str(tmp_path), "--split", "1"]) == 0
+    assert capsys.readouterr().out == f"not finished: {tmp_path / 'round0_split1'}; start it again\n"
+    with pytest.raises(SystemExit):
+        cli.main(["train", "in", "work", "--noise", "nocall"])
+    assert "'nocall' is not NAME=DIR" in capsys.readouterr().err
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
+    """`birdkit compare` with a table of two runs and nothing trained: what it was asked, and what it shall find."""
+    table = tmp_path / "mixing.toml"
+    table.write_text('recipe = "tiny"\nbaseline = "a"\n[runs.a]\n[runs.b]\n')
+    found = SimpleNamespace(table=str(table), asked={}, outcomes=())
+
+    def note(table: plan.Table, *folders: Path, **options: object) -> experiments.Report:
+        found.asked = {"seeds": table.seeds, **options}
+        wanted = plan.trials(table, *folders)
+        return experiments.Report(table, None, pd.DataFrame(), tuple(wanted), found.outcomes, tmp_path / "mixing.csv")
+
+    monkeypatch.setattr(experiments, "run_table", note)
+    return found
+
+
+def test_compare_hands_its_options_on(compared: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer seeds and fewer runs than the table's are for a first look."""
+    assert cli.main(["compare", compared.table, "in", "work"]) == 0
+    assert compared.asked == {"seeds": (0, 1, 2), "jobs": 1, "only": []}
+    assert cli.main(["compare", compared.table, "in", "work", "--jobs", "2", "--seeds", "0", "5", "--only", "b"]) == 0
+    assert compared.asked == {"seeds": (0, 5), "jobs": 2, "only": ["b"]}
+    assert capsys.readouterr().out.splitlines()[-1] == "missing: b/split0_seed5"
+
+
+def test_compare_says_what_there_is_and_then_what_failed(
+        compared: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A failed training must not hide the table of the others, nor end as if nothing had happened."""
+    (tmp_path / "train.log").write_text("out of memory\n")
+    compared.outcomes = (jobs.Outcome(jobs.Job("b/split0_seed0", [], tmp_path / "train.log"), 1, 2.0),)
+    assert cli.main(["compare", compared.table, "in", "work"]) == 1
+    said = capsys.readouterr()
+    assert "missing: a/split0_seed0" in said.out and "out of memory" in said.err and "Traceback" not in said.err
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who stops a matrix wants to know that it can be gone on with, in the exit status that shells know."""
+
+    def stop(*_: object, **__: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", stop)
+    assert cli.main(["pipeline", "in", "work"]) == 130
+    assert capsys.readouterr().err == "birdkit: stopped; the same command goes on from here\n"

@@ -175,6 +175,17 @@ def test_the_work_folder_comes_before_attached_outputs(tmp_path: Path) -> None:
     assert work.checkpoints(0) == [work.run_dir(0, 3) / "best.safetensors"]
 
 
+def test_a_packing_is_found_in_the_work_folder_or_an_attached_output(tmp_path: Path) -> None:
+    """Notebook 01 packs in one session, notebook 03 reads in another."""
+    work = kaggle.Workspace(tmp_path / "work", roots=[tmp_path / "input"])
+    assert work.packed() is None
+    attached = tmp_path / "input" / "notebooks" / "me" / "preprocess" / "packed"
+    for folder in (attached, work.packed_dir()):
+        folder.mkdir(parents=True)
+        (folder / "packing.json").touch()
+        assert work.packed() == folder
+
+
 def test_call_detectors_are_found_apart_from_the_models_they_gate(tmp_path: Path) -> None:
     """In the ensemble a detector would be a model of one unknown class; where there is none, nothing is gated."""
     roots = [tmp_path / "input"]

@@ -104,7 +104,7 @@ def test_bootstrap_draws_are_the_metric_of_resampled_files(name: str) -> None:
     """The fast weighted path must be what copying the drawn files' rows would give, ties included."""
     truth, probabilities = table(rows=60)
     groups = np.repeat(np.arange(12), 5)
-    draws = metrics._bootstrap(truth, [probabilities], groups, metric=name, n_draws=20, seed=3)[0]
+    draws = metrics.bootstrap_draws(truth, [probabilities], groups, metric=name, n_draws=20, seed=3)[0]
     generator = np.random.default_rng(3)
     for counts, value in zip(generator.multinomial(12, np.full(12, 1 / 12), size=20), draws, strict=True):
         rows = np.repeat(np.arange(60), counts[groups])

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from birdkit import runs
 from birdkit.pipeline import find_notebooks, steps
 
 BOOKS = sorted(find_notebooks().glob("*.ipynb"))
@@ -154,3 +156,22 @@ def test_the_install_cell_says_what_is_missing_and_leaves_an_installed_package_a
     assert missing.returncode == 1 and "attach it" in missing.stderr
     there = run_install(source, inputs=tmp_path, installed=True)
     assert there.returncode == 0 and there.stdout == ""
+
+
+def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session's limit that gets lost between the first cell and the training is missed after eleven hours."""
+    seen: list[Any] = []
+    drawn: list[Any] = []
+    history = pd.DataFrame({"epoch": [1], "loss": [0.5], "lr": [1e-3], "score": [0.8], "low": [0.7], "high": [0.9]})
+    monkeypatch.setattr(runs, "train_splits", lambda *given, **named: seen.append((*given, named)) or [history] * 2)
+    settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
+                "FOLD": [0, 1], "CHANGES": {"seed": 3}, "NOISE": {"nocall": "/noise"}, "SESSION_HOURS": 11,
+                "RESUME_FROM": "/earlier"}
+    book = next(path for path in BOOKS if path.stem == "03_train_fold")
+    assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
+    names: dict[str, Any] = {**parameters(book), **settings, "display": lambda *shown: drawn.extend(shown)}
+    for source in code_cells(book, without=("parameters", "install")):
+        exec(source, names)
+    assert seen == [(runs.Run(tmp_path, tmp_path / "work", "tiny", 2, changes={"seed": 3}, noise={"nocall": "/noise"},
+                              resume_from="/earlier"), [0, 1], {"session_h": 11})]
+    assert len(drawn) == 2 and all(picture._repr_png_() for picture in drawn)

@@ -1,0 +1,180 @@
+"""Training runs from the files on disk, as notebook 03 makes them: one here, or several at once, a process each."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from birdkit import checkpoint, kaggle, profiles, pseudolabel, recipes, training
+from birdkit.audio_store import AudioStore
+from birdkit.comparison import Validated
+from birdkit.config import RunConfig
+from birdkit.jobs import Job, check_outcomes, run_jobs
+from birdkit.run_files import COLUMNS, HISTORY
+from birdkit.settings import to_dict, with_settings
+from birdkit.validation import Validation
+
+log = logging.getLogger(__name__)
+
+PREDICTIONS = "predictions.npz"
+LOG = "train.log"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train, and from what.
+
+    recipe         a name in birdkit.recipes
+    changes        to the recipe's config, as for birdkit.settings.with_settings
+    noise          folders of the recipe's sources by name, as for birdkit.recipes.for_competition
+    out_dir        where checkpoints and history go; None for the work folder's round<round>_split<split>
+    pseudo_labels  the table of a round from 1 on; None for the work folder's
+    resume_from    what an earlier session has left: the folder of its run, or the one that this lies in; "" for none
+    ends_s         time.time() at which the run saves its state and stops; 0 for what the config says
+    """
+
+    competition_dir: Path
+    work_dir: Path
+    recipe: str
+    round: int = 0
+    split: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    noise: Mapping[str, str | Path] = field(default_factory=dict)
+    out_dir: Path | None = None
+    pseudo_labels: Path | None = None
+    resume_from: Path | str = ""
+    ends_s: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and history go."""
+        return self.out_dir or kaggle.Workspace(self.work_dir).run_dir(self.round, self.split)
+
+    def config(self) -> RunConfig:
+        """The run config; ValueError, TypeError or KeyError where the recipe or a change is none."""
+        chosen = with_settings(recipes.get(self.recipe).run(self.round, self.split), self.changes)
+        return recipes.for_competition(chosen, self.competition_dir, folders=self.noise)
+
+    def pseudo_label_table(self) -> Path | None:
+        """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet."""
+        return self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round)
+
+    def earlier(self) -> Path | None:
+        """The folder that an earlier session has left of this run; None where it had not begun."""
+        if not self.resume_from:
+            return None
+        given = Path(self.resume_from)
+        inside = given / self.folder.name
+        if not inside.is_dir() and any(given.glob("round*_split*")):
+            log.warning("%s holds no %s: it begins anew", given, self.folder.name)
+            return None
+        return inside if inside.is_dir() else given
+
+    def command(self, *, predictions: bool = False) -> list[str]:
+        """The command that trains this run in a process of its own."""
+        command = [sys.executable, "-m", "birdkit", "train", str(self.competition_dir), str(self.work_dir), "--recipe",
+                   self.recipe, "--round", str(self.round), "--split", str(self.split)]
+        command += ["--predictions"] if predictions else []
+        command += ["--ends", str(self.ends_s)] if self.ends_s else []
+        for option, path in (("--out", self.out_dir), ("--pseudo-labels", self.pseudo_labels),
+                             ("--resume-from", self.resume_from)):
+            command += [option, str(path)] if path else []
+        if self.changes:
+            command += ["--set", *(f"{setting}={json.dumps(value)}" for setting, value in self.changes.items())]
+        if self.noise:
+            command += ["--noise", *(f"{name}={folder}" for name, folder in self.noise.items())]
+        return command
+
+
+def train(run: Run, *, predictions: bool = False, progress: bool = True) -> training.FitResult:
+    """Train a run to its end, or go on with it; with `predictions`, write those of its best checkpoint, too.
+
+    Raises birdkit.kaggle.MissingInputError before notebook 01, TimeoutError where its time is over before it begins,
+    and what birdkit.training.fit raises.
+    """
+    config, work = run.config(), kaggle.Workspace(run.work_dir)
+    if run.ends_s:
+        left_s = run.ends_s - time.time()
+        if left_s <= 0:
+            raise TimeoutError(f"split {run.split}: the session's time was over {-left_s:.0f} s before it began")
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, session_s=left_s))
+    classes = profiles.read_classes(run.competition_dir)
+    recordings = pd.read_parquet(work.recordings())
+    soundscapes = pd.read_parquet(work.soundscapes())
+    labels = run.pseudo_label_table()
+    pseudo_labels = None if labels is None else pseudolabel.read(labels, classes=classes, expected_round=run.round)
+    result = training.fit(config, recordings, classes, root=run.competition_dir, out_dir=run.folder,
+                          soundscapes=soundscapes, pseudo_labels=pseudo_labels, packed=work.packed(),
+                          resume_from=run.earlier(), progress=progress)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun lets train one model
+    if predictions and result.finished and first and config.split >= 0:
+        origin = {"pseudo_labels": checkpoint.file_hash(labels) if labels else "",
+                  "seconds": float(result.history["seconds"].sum()), "epochs": config.train.epochs}
+        predict_validation(result.best, recordings, origin, root=run.competition_dir, soundscapes=soundscapes,
+                progress=progress).save(run.folder / PREDICTIONS)
+    return result
+
+
+def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.0,
+                 progress: bool = True) -> list[pd.DataFrame]:
+    """Train one split here, or several, each in a process of its own; returns their histories.
+
+    Of several, as many run at once as there are GPUs; without a GPU they take turns, since one alone keeps all cores
+    busy. What a process says is in train.log in its run's folder.
+
+    splits     a number, or several
+    session_h  hours from now after which every run saves its state and stops; 0 for no limit
+
+    Raises birdkit.jobs.JobsError, after the others have ended, where one of several fails; for one, as `train`.
+    """
+    if session_h:
+        run = dataclasses.replace(run, ends_s=time.time() + 3600 * session_h)
+    if isinstance(splits, int):
+        return [train(dataclasses.replace(run, split=splits), progress=progress).history]
+    runs = [dataclasses.replace(run, split=split) for split in splits]
+    jobs = [Job(f"split {one.split}", one.command(), one.folder / LOG) for one in runs]
+    where = places(max(1, torch.cuda.device_count()))
+    check_outcomes(run_jobs(jobs, where, label=f"round {run.round}", progress=progress))
+    return [pd.read_csv(one.folder / HISTORY) if (one.folder / HISTORY).is_file() else pd.DataFrame(columns=COLUMNS)
+            for one in runs]
+
+
+def places(at_once: int) -> list[dict[str, str]]:
+    """The environments of as many processes: a GPU for each, in turn, and without a GPU a share of the CPU's threads.
+
+    Processes that all use every core are many times slower than one: OpenMP's threads wait for each other busily.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    if at_once == 1:
+        return [{}]
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once)), "GOMP_SPINCOUNT": "0"}
+    if not torch.cuda.is_available():
+        return [threads] * at_once
+    return [{**threads, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(at_once)]
+
+
+def predict_validation(best: Path, recordings: pd.DataFrame, origin: Mapping[str, Any], *, root: Path,
+            soundscapes: pd.DataFrame | None, progress: bool = True) -> Validated:
+    """What a checkpoint says of the validation of its own split, with the truth; its config joins the origin."""
+    loaded = checkpoint.load(best)
+    config = loaded.config
+    held_out = recordings[recordings["split"] == config.split]
+    validation = Validation.prepare(config, held_out, loaded.classes, soundscapes=soundscapes, progress=progress,
+                                    store=AudioStore(root, config.frontend.sample_rate_hz))
+    with torch.inference_mode():
+        rows = validation.predict(loaded.model, config, loaded.classes)
+    groups = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    return Validated(np.concatenate(validation.truth), np.concatenate(rows), groups, loaded.classes,
+                       validation.metric, {"config": to_dict(config), **origin})
