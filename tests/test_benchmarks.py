@@ -1,0 +1,40 @@
+"""The benchmarks still run: at sizes at which their numbers mean nothing, each prints its ratios beside their bars."""
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+# Arguments that make a script take seconds, and the ratios that it prints.
+SCRIPTS: dict[str, tuple[str, list[str]]] = {
+    "bench_training.py": ("--recipe tiny --recordings 8 --steps 1 --rounds 1 --batch 4 --device cpu",
+                          ["ready-made / whole step", "librosa / whole step"]),
+    "bench_decoding.py": ("--files 1 --clips 2 --rounds 1 --length 10",
+                          2 * ["AudioStore.part / soundfile", "AudioStore.part / whole file"]),
+    "bench_submission.py": ("--files 1 --rounds 1 --backbone test_resnet --backend torch",
+                            ["end to end / network", "librosa and torch eager / end to end"]),
+}
+RATIO = re.compile(r"^  (.+ / .+): ([\d.]+)\b.*; (bar [<>]= [\d.]+|no bar on this device)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_benchmark_prints_its_ratios(script: str) -> None:
+    """A benchmark that broke with the code it measures is found when a figure is needed, and then it is too late."""
+    arguments, names = SCRIPTS[script]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / script), *arguments.split()], capture_output=True,
+                          text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    found = RATIO.findall(done.stdout)
+    assert [name for name, _, _ in found] == names, done.stdout
+    assert all(0 < float(ratio) < math.inf for _, ratio, _ in found)
+
+
+def test_every_benchmark_is_run_here() -> None:
+    """Also the next one that somebody writes."""
+    assert {path.name for path in BENCHMARKS.glob("bench_*.py")} == set(SCRIPTS)
