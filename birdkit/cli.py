@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,8 @@ def train_command(options: argparse.Namespace) -> None:
                       changes=dict(options.set), noise=dict(options.noise), out_dir=options.out,
                       pseudo_labels=options.pseudo_labels, resume_from=options.resume_from, ends_s=options.ends)
     result = runs.train(chosen, predictions=options.predictions)
-    _say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun lets train one model
+        _say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
 
 
 def compare_command(options: argparse.Namespace) -> None:

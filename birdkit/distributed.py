@@ -1,6 +1,6 @@
 """Several processes that train one model together, as torchrun starts them; or this one alone.
 
-    python -m torch.distributed.run --nproc-per-node 2 -m birdkit train ...
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m birdkit train ...
 
 Each process takes its part of every batch. Their gradients are those of one process with the whole batch, whatever the
 loss and the weights, but for batch norms: on GPUs their statistics are shared, on CPUs each process has its own.

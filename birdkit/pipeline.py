@@ -19,12 +19,13 @@ from tqdm import tqdm
 
 import birdkit
 from birdkit import recipes
+from birdkit.kaggle import Workspace
 from birdkit.settings import with_settings
 
 LOG = logging.getLogger(__name__)
 EXECUTED = "executed"
 SUBMISSION = "submission.csv"
-INFER = "04_ensemble_infer"
+TRAIN, INFER = "03_train_fold", "04_ensemble_infer"
 
 
 class PipelineError(RuntimeError):
@@ -69,7 +70,7 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
     for number in range(rounds + 1):
         if number:
             plan.append(Step("02_pseudolabel", {"ROUND": number}))
-        plan += [Step("03_train_fold", {"RECIPE": recipe, "ROUND": number, "FOLD": split,
+        plan += [Step(TRAIN, {"RECIPE": recipe, "ROUND": number, "FOLD": split,
                                         **({"CHANGES": dict(changes)} if changes else {})}) for split in splits]
         if number == rounds or every_round:
             name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
@@ -119,7 +120,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
             notebook, parameters = folder / f"{step.notebook}.ipynb", {**common, **step.parameters}
             fingerprint = _fingerprint(notebook, parameters, before)
             bar.set_description(step.name)
-            _execute(step.name, notebook, parameters, work=work, fingerprint=fingerprint)
+            _execute(step, notebook, parameters, work=work, fingerprint=fingerprint)
             if step.notebook != INFER:  # nothing is made from a submission
                 before = fingerprint
     return work / SUBMISSION
@@ -131,9 +132,12 @@ def _fingerprint(notebook: Path, parameters: dict[str, Any], before: str) -> str
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _execute(name: str, notebook: Path, parameters: dict[str, Any], *, work: Path, fingerprint: str) -> None:
+def _execute(step: Step, notebook: Path, parameters: dict[str, Any], *, work: Path, fingerprint: str) -> None:
     """Run one notebook with papermill unless its marker says that this very step is done."""
+    name = step.name
     import papermill  # with its dependencies it takes seconds to load
+
+    from birdkit.run_files import is_unfinished  # torch, too
 
     marker = work / EXECUTED / f"{name}.json"
     if marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
@@ -149,6 +153,8 @@ def _execute(name: str, notebook: Path, parameters: dict[str, Any], *, work: Pat
     except papermill.PapermillExecutionError as error:
         raise PipelineError(f"{name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; "
                             f"everything up to there is in {executed}") from error
+    if step.notebook == TRAIN and is_unfinished(Workspace(work).run_dir(parameters["ROUND"], parameters["FOLD"])):
+        raise PipelineError(f"{name} stopped before its end, as train.session_s asks for; the same command goes on")
     part = marker.with_suffix(".part")
     part.write_text(json.dumps({"fingerprint": fingerprint, "parameters": parameters,
                                 "seconds": round(time.monotonic() - started_s, 1)}, indent=1), encoding="utf-8")

@@ -48,7 +48,11 @@ def show_audit(audit: Audit) -> Picture:
 
 
 def learning_curve(history: pd.DataFrame) -> Picture:
-    """Loss and score over epochs, the score with its bootstrap interval, and the learning rate."""
+    """Loss and score over epochs, the score with its bootstrap interval, and the learning rate.
+
+    An average of epochs, which is no epoch, is a dot after the last one.
+    """
+    average, history = history[history["weights"] == "average"], history[history["weights"] != "average"]
     figure = _figure(7.5, 3.0)
     loss, score = figure.subplots(1, 2)
     loss.plot(history["epoch"], history["loss"], color=INK, marker="o", markersize=3)
@@ -60,8 +64,11 @@ def learning_curve(history: pd.DataFrame) -> Picture:
         score.fill_between(history["epoch"], history["low"], history["high"], color=SOFT, alpha=0.4, linewidth=0)
         score.plot(history["epoch"], history["score"], color=CALL, marker="o", markersize=3)
         score.set(xlabel="epoch", ylabel="validation score")
-        score.set_title(f"last {history['score'].iloc[-1]:.3f}, best {history['score'].max():.3f}; band: 95 % interval",
-                        fontsize=9)
+        title = f"last {history['score'].iloc[-1]:.3f}, best {history['score'].max():.3f}"
+        if len(average):
+            score.plot(average["epoch"] + 0.5, average["score"], color=INK, marker="D", markersize=4, linestyle="")
+            title += f", average of epochs {average['score'].iloc[-1]:.3f}"
+        score.set_title(f"{title}; band: 95 % interval", fontsize=9)
     else:
         score.text(0.5, 0.5, "trained on everything:\nnothing validates", ha="center", va="center")
         score.set_axis_off()

@@ -57,6 +57,12 @@ class Progress:
     finished: bool = False
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder holds a run that was stopped, or killed, before its end."""
+    path = folder / STATE
+    return path.is_file() and not torch.load(path, map_location="cpu", weights_only=True)["progress"]["finished"]
+
+
 class RunFiles:
     """The folder of a run, written so that it can be killed at any time and goes on as if nothing had happened.
 

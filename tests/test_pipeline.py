@@ -7,8 +7,10 @@ from typing import Any
 
 import papermill
 import pytest
+import torch
 
 from birdkit import pipeline, recipes
+from birdkit.kaggle import Workspace
 from birdkit.pipeline import PipelineError
 from birdkit.settings import replace
 
@@ -136,6 +138,20 @@ def test_a_change_repeats_what_was_built_on_it(books: Path, tmp_path: Path, exec
     monkeypatch.setattr(recipes, "RECIPES", {"tiny": recipes.Recipe(slower)})
     pipeline.run(tmp_path, tmp_path / "work", **run)
     assert [name for name, _ in executed] == ["01", "03", "02", "03", "04"]
+
+
+def test_a_training_that_was_stopped_is_not_done(books: Path, tmp_path: Path, executed: Calls) -> None:
+    """A session's limit saves and ends the notebook without an error: a submission then would be of half a training."""
+    run = {"recipe": "tiny", "rounds": 0, "splits": [0], "notebooks": books}
+    folder = Workspace(tmp_path / "work").run_dir(0, 0)
+    folder.mkdir()
+    torch.save({"progress": {"finished": False}}, folder / "state.pt")
+    with pytest.raises(PipelineError, match="03_train_fold_round0_split0 stopped before its end"):
+        pipeline.run(tmp_path, tmp_path / "work", **run)
+    assert [name for name, _ in executed] == ["01", "03"]
+    torch.save({"progress": {"finished": True}}, folder / "state.pt")
+    pipeline.run(tmp_path, tmp_path / "work", **run)
+    assert [name for name, _ in executed] == ["01", "03", "03", "04"]
 
 
 def test_a_submission_in_between_repeats_nothing(books: Path, tmp_path: Path, executed: Calls) -> None:

@@ -12,7 +12,7 @@ def history(score: list[float]) -> pd.DataFrame:
     n = len(score)
     return pd.DataFrame({"epoch": range(1, n + 1), "step": range(n), "lr": np.linspace(1e-3, 0, n), "seconds": 1.0,
                          "loss": np.linspace(1, 0.5, n), "score": score, "low": np.array(score) - 0.1,
-                         "high": np.array(score) + 0.1})
+                         "high": np.array(score) + 0.1, "weights": "ema"})
 
 
 def texts(picture) -> str:
@@ -29,6 +29,16 @@ def test_the_learning_curve_names_the_last_and_the_best() -> None:
     """They differ, and one deploys the best."""
     assert "last 0.700, best 0.900" in texts(report.learning_curve(history([0.6, 0.9, 0.7])))
     assert "nothing validates" in texts(report.learning_curve(history([np.nan])))
+
+
+def test_the_learning_curve_shows_an_average_apart() -> None:
+    """The mean of several epochs is none of them: as one more epoch it would look like a jump of the training."""
+    epochs = history([0.6, 0.7])
+    average = epochs.iloc[-1:].assign(score=0.9, weights="average")
+    picture = report.learning_curve(pd.concat([epochs, average]))
+    assert "last 0.700, best 0.700, average of epochs 0.900" in texts(picture)
+    score = picture.axes[1]
+    assert [len(line.get_xdata()) for line in score.lines] == [2, 1]
 
 
 def test_pseudo_labels_are_counted_per_class() -> None:
