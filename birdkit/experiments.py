@@ -103,7 +103,7 @@ def make_audit(table: Table, competition_dir: Path, work_dir: Path) -> None:
     if max(table.splits) > highest or highest >= config.n_splits:
         raise ValueError(f"{path} has the splits 0 to {highest}; table {table.name!r} is of {config.n_splits} splits, "
                          f"and asks for {list(table.splits)}. Choose another work folder")
-    was = json.loads((work_dir / "audit.json").read_text(encoding="utf-8"))["settings"]["splitting"]
+    was = json.loads((work_dir / "audit.json").read_text(encoding="utf-8"))["settings"].get("splitting")
     asked = to_dict(config.splitting)
     if was != asked:
         raise ValueError(f"{path} was split as {was}, table {table.name!r} asks for {asked}. Choose another work "
