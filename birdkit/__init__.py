@@ -4,8 +4,8 @@ The package, from the ground up; a module imports only from the rows above it.
 
 names and arithmetic, without torch      registry settings folding windows metrics comparison postprocess profiles
                                          kaggle jobs
-what a run is; files to waves            config audio crops packed splits batch output composition ambience calls
-                                         distributed
+what a run is; files to waves            config audio crops packed splits marks filecache batch output composition
+                                         ambience calls distributed
 the one image; what is learnt, and how   frontend presets losses augmentations sampling optimisation recipes
                                          soundscapes
 backbone, unfold, a head over segments   models fingerprint

@@ -1,7 +1,8 @@
 """Audit a competition's files: which recordings can be used, which cannot and why, and who validates what.
 
-Every file is decoded once, on threads, since libsndfile lets go of Python's lock. What was found is kept by file, size
-and time of change, so that a second audit decodes only what is new. Nothing is converted or copied.
+Every file is decoded whole, on threads, since libsndfile lets go of Python's lock: once to check it, and once at a low
+rate to find near-duplicates. What was found is kept by file, size and time of change, so that a second audit decodes
+only what is new. Nothing is converted or copied.
 """
 from __future__ import annotations
 
@@ -12,7 +13,6 @@ import logging
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -20,11 +20,14 @@ import numpy as np
 import pandas as pd
 import sklearn
 import soundfile as sf
-from tqdm import tqdm
 
 import birdkit
-from birdkit import audio, splits
+from birdkit import audio, fingerprint, splits
 from birdkit.config import SplitConfig
+from birdkit.filecache import FileCache
+from birdkit.fingerprint import Fingerprint, Fingerprinter, find_overlaps
+from birdkit.inference import one_thread
+from birdkit.marks import centres_of, read_marks
 from birdkit.profiles import Competition, read_classes, read_scored, recognise
 from birdkit.settings import to_dict
 from birdkit.splits import STRATIFIED
@@ -33,7 +36,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "train_audio"
 RECORDING_COLUMNS = ("file", "label", "secondary", "duration_s", "sample_rate_hz", "channels", "rating", "author",
-                     "collection", "latitude", "longitude", "group", "content", "split")
+                     "collection", "latitude", "longitude", "group", "content", "near_duplicate", "split")
 SOUNDSCAPE_COLUMNS = ("file", "duration_s", "sample_rate_hz", "split")
 
 
@@ -44,7 +47,8 @@ class Audit:
     recordings   parquet, a row per usable recording: file relative to the competition folder, label, secondary
                  (labels joined by a space), duration_s, sample_rate_hz, channels, rating (0: nobody rated it), author,
                  collection, latitude and longitude as the host wrote them ("" where it did not), group, content
-                 (sha256 of the decoded samples), split (-1: always in training)
+                 (sha256 of the decoded samples), near_duplicate (the first file of the set, "" for none), split
+                 (-1: always in training); and centre_s, NaN where there is none, if marks were given
     soundscapes  parquet, a row per usable unlabelled soundscape: file, duration_s, sample_rate_hz, split
     excluded     csv, a row per file that cannot be used: file, reason
     report       json: settings, versions, counts, the split of every class, and what the counts count
@@ -83,25 +87,32 @@ class _Findings:
 
 
 def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 5, seed: int = 0,
-          splitting: SplitConfig = STRATIFIED, workers: int = 2) -> Audit:
-    """Read a competition's tables, decode its audio once, and write the tables that everything else reads.
+          splitting: SplitConfig = STRATIFIED, near_duplicates: bool = True, marks: Path | str | None = None,
+          workers: int = 2) -> Audit:
+    """Read a competition's tables, decode its audio, and write the tables that everything else reads.
 
     Excluded with a reason are recordings under a label that is no class, listed under several labels, absent,
     refused by birdkit.audio, digitally silent, or equal in content to another of the same label; and audio that no
     row lists. Equal audio under different labels is kept under each, the other labels secondary, in one group.
-    Rows that repeat a file under one label become one row with all their secondary labels.
+    Rows that repeat a file under one label become one row with all their secondary labels. Recordings that share a
+    stretch of sound are kept and listed, and are of one group.
 
-    n_splits   parts of the cross-validation
-    splitting  which recordings validate which part
-    workers    threads that decode
+    n_splits         parts of the cross-validation
+    splitting        which recordings validate which part
+    near_duplicates  False does not look for them, which takes as long as everything else together
+    marks            csv of clip centres that people marked, with the columns filename, as in the train table, and
+                     centre_s, in seconds from the start; at most one of each recording
+    workers          threads that decode
 
     Raises ProfileError or ValueError, naming the file, where the tables lack columns, disagree on the classes, cannot
-    be parsed, or leave no usable recording. Can be stopped and started again.
+    be parsed, or leave no usable recording, or a mark is of no recording or outside of it. Can be stopped and started
+    again.
     """
     folder, work = Path(competition_dir), Path(work_dir)
     work.mkdir(parents=True, exist_ok=True)
     competition, classes, findings = recognise(folder), read_classes(folder), _Findings()
     table = _read_rows(folder / competition.train_table, competition, findings)
+    centres = None if marks is None else read_marks(marks, listed=set(table["file"]), folder=FOLDER)
     table = _keep_known(table, folder, classes, competition, findings)
     table = _with_info(table, _decode(folder, table["file"], work, workers), findings, "")
     table = _keep_distinct(table, findings)
@@ -111,13 +122,18 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     if table.empty:
         raise ValueError(f"{folder / competition.train_table}: none of its recordings can be used; "
                          f"{work / 'excluded.csv'} says why")
+    if centres is not None:
+        table["centre_s"] = centres_of(table, centres)
+    table["near_duplicate"] = (_near_duplicates(table, soundscapes, folder, work, workers, findings)
+                               if near_duplicates else "")
     scored = read_scored(folder) if splitting.scored_only else None
     table["group"] = splits.group_recordings(table, n_splits, config=splitting, scored=scored)
     table["split"] = splits.assign_splits(table, n_splits, seed=seed, config=splitting, scored=scored)
     splits.check_splits(table)
     soundscapes["split"] = splits.assign_soundscapes(soundscapes["file"].tolist(), n_splits, seed=seed)
     settings = {"competition_dir": str(folder), "year": competition.year, "n_splits": n_splits, "seed": seed,
-                "splitting": to_dict(splitting)}
+                "splitting": to_dict(splitting), "near_duplicates": near_duplicates,
+                "marks": None if marks is None else str(marks)}
     return _write(table, soundscapes, work, classes, findings, settings)
 
 
@@ -240,23 +256,11 @@ def _files(folder: Path, name: str) -> list[str]:
 
 
 def _decode(folder: Path, files: Iterable[str], work: Path, workers: int) -> dict[str, audio.AudioInfo | str]:
-    """What each file holds, or why it is refused; outcomes are appended to a file in `work` as they come."""
-    store = work / "decoded.jsonl"
-    known = _read_outcomes(store)
-    keys = {}
-    for file in files:
-        stat = (folder / file).stat()
-        keys[file] = (file, stat.st_size, stat.st_mtime_ns, sf.__libsndfile_version__)
-    todo = [key for key in keys.values() if key not in known]
-    with store.open("a", encoding="utf-8") as stream, ThreadPoolExecutor(max(workers, 1)) as pool:
-        coming = tqdm(pool.map(lambda key: _outcome(folder / key[0]), todo), "decoding", len(todo), unit="file",
-                      disable=not todo)
-        for key, outcome in zip(todo, coming, strict=True):
-            known[key] = outcome
-            value = outcome if isinstance(outcome, str) else dataclasses.asdict(outcome)
-            stream.write("\n" + json.dumps([*key, value]))  # the newline first: a line cut short spoils no other
-            stream.flush()
-    return {file: known[key] for file, key in keys.items()}
+    """What each file holds, or why it is refused."""
+    cache = FileCache(_outcome, work / "decoded.jsonl", version=sf.__libsndfile_version__,
+                      write=lambda value: value if isinstance(value, str) else dataclasses.asdict(value),
+                      read=lambda value: value if isinstance(value, str) else audio.AudioInfo(**value))
+    return cache.get(folder, files, label="decoding", workers=workers)
 
 
 def _outcome(path: Path) -> audio.AudioInfo | str:
@@ -266,16 +270,24 @@ def _outcome(path: Path) -> audio.AudioInfo | str:
         return error.reason
 
 
-def _read_outcomes(store: Path) -> dict[tuple, audio.AudioInfo | str]:
-    """The outcomes of earlier audits; a line that was cut short is left out."""
-    known: dict[tuple, audio.AudioInfo | str] = {}
-    for line in store.read_text(encoding="utf-8").splitlines() if store.exists() else []:
-        try:
-            *key, value = json.loads(line)
-            known[tuple(key)] = value if isinstance(value, str) else audio.AudioInfo(**value)
-        except (ValueError, TypeError):
-            continue
-    return known
+def _near_duplicates(table: pd.DataFrame, soundscapes: pd.DataFrame, folder: Path, work: Path, workers: int,
+                     findings: _Findings) -> list[str]:
+    """For each recording the set of those that share a stretch of sound, "" for none; what was found is listed."""
+    maker = Fingerprinter()
+    cache = FileCache(lambda path: maker(audio.load(path, fingerprint.FRONT_END.sample_rate_hz)),
+                      work / "fingerprints.jsonl", version=f"{sf.__libsndfile_version__}, {fingerprint.VERSION}",
+                      write=Fingerprint.to_text, read=Fingerprint.from_text)
+    with one_thread():  # of torch in each of the workers
+        prints = cache.get(folder, table["file"], label="fingerprints of recordings", workers=workers)
+        heard = cache.get(folder, soundscapes["file"], label="fingerprints of soundscapes", workers=workers)
+    label, content = (dict(zip(table["file"], table[name], strict=True)) for name in ("label", "content"))
+    # Recordings of equal content are tied by that, and listed where their labels differ.
+    pairs = [pair for pair in find_overlaps(prints) if content[pair.first] != content[pair.second]]
+    several = [pair for pair in pairs if label[pair.first] != label[pair.second]]
+    lists = {"near_duplicates": pairs, "near_duplicates_under_several_labels": several,
+             "soundscapes_with_recordings": find_overlaps(prints, heard)}
+    findings.lists |= {name: [dataclasses.asdict(pair) for pair in found] for name, found in lists.items()}
+    return splits.join_pairs(table["file"].tolist(), [(pair.first, pair.second) for pair in pairs])
 
 
 def _write(table: pd.DataFrame, soundscapes: pd.DataFrame, work: Path, classes: tuple[str, ...], findings: _Findings,
@@ -299,7 +311,8 @@ def _write(table: pd.DataFrame, soundscapes: pd.DataFrame, work: Path, classes: 
               "per_class": per_class, **findings.lists}
     result = Audit(work / "recordings.parquet", work / "soundscapes.parquet", work / "excluded.csv",
                    work / "audit.json", classes, counts)
-    _replace(result.recordings, table[list(RECORDING_COLUMNS)].to_parquet)
+    columns = [*RECORDING_COLUMNS, *(["centre_s"] if "centre_s" in table else [])]
+    _replace(result.recordings, table[columns].to_parquet)
     _replace(result.soundscapes, soundscapes[list(SOUNDSCAPE_COLUMNS)].to_parquet)
     _replace(result.report, lambda path: path.write_text(json.dumps(report, indent=1, ensure_ascii=False),
                                                          encoding="utf-8"))

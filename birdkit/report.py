@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,25 +26,32 @@ from birdkit.submission import align, score_interval
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
 SURE = 0.5  # probability from which a pseudo-label is counted as a label
-INK, CALL, SOFT = "#1b2a38", "#c8502d", "#7fa8c9"
+INK, CALL, SOFT, PALE = "#1b2a38", "#c8502d", "#7fa8c9", "#d3dbe2"
 STYLE = ("body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;color:#1b2a38}img{max-width:100%}"
          "td,th{padding:.2em 1em .2em 0;text-align:left}")
 GENERATED_MARK = "GENERATED.txt"
 
 
 def show_audit(audit: Audit) -> Picture:
-    """Recordings per class, most first, and what was excluded and why."""
-    table = pd.read_parquet(audit.recordings)
-    excluded = pd.read_csv(audit.excluded)
-    counts = table["label"].value_counts()
-    always = counts.index.isin(table.loc[table["split"] < 0, "label"])
-    figure = _figure(max(6.0, 0.16 * len(counts) + 3), 3.6)
-    axes = figure.add_subplot()
-    axes.bar(range(len(counts)), counts.to_numpy(), color=np.where(always, SOFT, INK))
+    """Recordings per class, most first, by the split that they validate, and what was excluded or found twice."""
+    table, excluded = pd.read_parquet(audit.recordings), pd.read_csv(audit.excluded)
+    settings = json.loads(audit.report.read_text(encoding="utf-8"))["settings"]
+    counts = pd.crosstab(table["label"], table["split"])
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+    figure = _figure(max(7.5, 0.16 * len(counts) + 3), 4.0)
+    axes, below = figure.add_subplot(), np.zeros(len(counts))
+    splits = sorted({int(split) for split in table["split"]})
+    for split, colour in zip(splits, colormaps["cividis"](np.linspace(0, 0.9, len(splits))), strict=True):
+        name, colour = ("always trained on", PALE) if split < 0 else (f"validates split {split}", colour)
+        axes.bar(range(len(counts)), counts[split], bottom=below, color=colour, label=f"{name} ({counts[split].sum()})")
+        below += counts[split].to_numpy()
     _class_ticks(axes, counts.index)
     axes.set_ylabel("recordings")
+    axes.legend(fontsize=7, title=f"splits: {settings['splitting']['kind']}", title_fontsize=8)
+    near = audit.counts.get("near_duplicates")
     axes.set_title(f"{len(table)} recordings of {len(counts)} classes, {table['duration_s'].sum() / 60:.0f} minutes; "
-                   f"{len(excluded)} files excluded. Light: too rare to validate, always trained on", fontsize=9)
+                   f"{len(excluded)} files excluded; "
+                   f"{'near-duplicates not looked for' if near is None else f'{near} near-duplicates'}", fontsize=9)
     return figure
 
 

@@ -17,7 +17,7 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
     "registry settings folding metrics comparison postprocess profiles kaggle windows jobs",
-    "config audio splits batch output ambience calls composition crops packed distributed",
+    "config audio splits batch output ambience calls composition crops packed distributed filecache marks",
     "frontend losses augmentations sampling presets recipes soundscapes optimisation",
     "models fingerprint",
     "checkpoint tables window_labels audio_store sources feeding data",

@@ -162,7 +162,8 @@ def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     """A session's limit that gets lost between the first cell and the training is missed after eleven hours."""
     seen: list[Any] = []
     drawn: list[Any] = []
-    history = pd.DataFrame({"epoch": [1], "loss": [0.5], "lr": [1e-3], "score": [0.8], "low": [0.7], "high": [0.9]})
+    history = pd.DataFrame({"epoch": [1], "loss": [0.5], "lr": [1e-3], "score": [0.8], "low": [0.7], "high": [0.9],
+                            "weights": ["ema"]})
     monkeypatch.setattr(runs, "train_splits", lambda *given, **named: seen.append((*given, named)) or [history] * 2)
     settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
                 "FOLD": [0, 1], "CHANGES": {"seed": 3}, "NOISE": {"nocall": "/noise"}, "SESSION_HOURS": 11,

@@ -5,13 +5,16 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
 
-from birdkit import audio, preprocess
+from birdkit import audio, preprocess, report
+from birdkit.config import SplitConfig
+from birdkit.fingerprint import Fingerprint, Fingerprinter
 from birdkit.profiles import ProfileError
 
 RATE = 32_000
@@ -22,6 +25,16 @@ CLASSES = ("1139490", "bird1", "lost")
 
 def wave(seed: int) -> np.ndarray:
     return 0.1 * np.random.default_rng(seed).standard_normal(RATE // 4)
+
+
+def song(seconds: float, seed: int) -> np.ndarray:
+    """Whistles at random, (N,): what no other recording has."""
+    random = np.random.default_rng(seed)
+    samples = 0.01 * random.standard_normal(round(seconds * RATE))
+    for start in range(0, len(samples) - RATE // 5, RATE // 4):
+        pitch_hz = np.geomspace(*random.uniform(1500, 6500, 2), RATE // 5)
+        samples[start:start + RATE // 5] += 0.3 * np.sin(2 * np.pi * np.cumsum(pitch_hz) / RATE) * np.hanning(RATE // 5)
+    return samples
 
 
 def row(label: str, filename: str, **changes: str) -> dict[str, str]:
@@ -55,7 +68,7 @@ class Competition:
         if samples is not None:
             self.sound(f"train_audio/{filename}", samples)
 
-    def audit(self, **options: int) -> tuple[preprocess.Audit, pd.DataFrame, dict[str, str]]:
+    def audit(self, **options: Any) -> tuple[preprocess.Audit, pd.DataFrame, dict[str, str]]:
         """The audit, its recordings by file and label, and the reasons by excluded file."""
         pd.DataFrame(self.rows, columns=COLUMNS).to_csv(self.folder / "train.csv", index=False)
         result = preprocess.audit(self.folder, self.work, **{"n_splits": 2, **options})
@@ -273,3 +286,138 @@ def test_an_audit_is_the_same_wherever_and_however_often_it_runs(competition: Co
     competition.rows.reverse()
     _, other, _ = competition.audit(workers=3)
     pd.testing.assert_frame_equal(other, table)
+
+
+def test_what_the_host_says_of_a_recording_is_kept(competition: Competition) -> None:
+    """Weights by collection and splits by site need it, as text, as it was written."""
+    competition.rows[1].update(collection="iNat", latitude="-1.50", longitude="30")
+    _, table, _ = competition.audit(near_duplicates=False)
+    kept = table.loc["train_audio/1139490/XC11.ogg", ["collection", "latitude", "longitude"]]
+    assert kept.tolist() == ["iNat", "-1.50", "30"]
+    assert set(table["collection"]) == {"", "iNat"} and set(table["near_duplicate"]) == {""}
+
+
+@pytest.fixture
+def twins(competition: Competition) -> Competition:
+    """Of two recordings of 8 s there are copies: another author's, cut and turned down; and one under another label."""
+    first, second = song(8, 1), song(8, 2)
+    competition.add("bird1", "bird1/XC90.ogg", first)
+    competition.add("bird1", "bird1/iNat7.ogg", 0.1 * first[RATE:6 * RATE])
+    competition.add("bird1", "bird1/XC91.ogg", second)
+    competition.add("1139490", "1139490/XC92.ogg", 0.5 * second + song(8, 3) * 0.05)
+    mixed = 0.3 * song(20, 4)
+    mixed[5 * RATE:11 * RATE] += first[RATE:7 * RATE]
+    competition.sound("train_soundscapes/H9.ogg", 0.5 * mixed)
+    return competition
+
+
+def test_near_duplicates_are_listed_and_never_cross(twins: Competition) -> None:
+    """The copy of a held-out recording in training is a score from memory; under another label, it is a wrong label."""
+    result, table, excluded = twins.audit()
+    assert excluded == {} and len(table) == 12
+    one, cut, same, other = (f"train_audio/{name}.ogg" for name in (
+        "bird1/XC90", "bird1/iNat7", "bird1/XC91", "1139490/XC92"))
+    for pair in ((one, cut), (same, other)):
+        assert table.loc[list(pair), "near_duplicate"].tolist() == [min(pair)] * 2
+        assert table.loc[list(pair), ["group", "split"]].drop_duplicates().shape == (1, 2)
+    assert (table["near_duplicate"] == "").sum() == 8
+    written = json.loads(result.report.read_text())
+    pairs = {(found["first"], found["second"]): found for found in written["near_duplicates"]}
+    assert set(pairs) == {(one, cut), (other, same)}
+    assert pairs[one, cut]["first_s"] - pairs[one, cut]["second_s"] == pytest.approx(1, abs=0.05)
+    assert 4 < pairs[one, cut]["length_s"] < 6
+    assert [found["first"] for found in written["near_duplicates_under_several_labels"]] == [other]
+    heard = {(found["first"], found["second"]) for found in written["soundscapes_with_recordings"]}
+    assert heard == {("train_soundscapes/H9.ogg", one), ("train_soundscapes/H9.ogg", cut)}
+    assert result.counts["near_duplicates"] == 2 and result.counts["soundscapes_with_recordings"] == 2
+
+
+def test_without_looking_near_duplicates_are_apart(twins: Competition) -> None:
+    """Whoever cannot spare the time gets what there was before, and the report says so."""
+    result, table, _ = twins.audit(near_duplicates=False)
+    assert set(table["near_duplicate"]) == {""} and table["group"].nunique() == 12
+    assert "near_duplicates" not in result.counts
+    assert json.loads(result.report.read_text())["settings"]["near_duplicates"] is False
+
+
+def test_equal_audio_is_no_near_duplicate(competition: Competition) -> None:
+    """Under two labels it is listed as equal, once."""
+    samples = np.round(20000 * song(6, 1)) / 32768
+    competition.add("bird1", "bird1/XC90.flac", samples)
+    competition.add("1139490", "1139490/XC91.flac", samples)
+    result, table, _ = competition.audit()
+    assert result.counts["near_duplicates"] == 0 and result.counts["audio_under_several_labels"] == 1
+    assert set(table["near_duplicate"]) == {""}
+
+
+def test_a_second_audit_fingerprints_only_what_is_new(twins: Competition, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than decoding; and what was kept finds the same pairs."""
+    made: list[int] = []
+
+    def make(maker: Fingerprinter, samples: np.ndarray,
+             original: Callable[..., Fingerprint] = Fingerprinter.__call__) -> Fingerprint:
+        made.append(len(samples))
+        return original(maker, samples)
+
+    monkeypatch.setattr(Fingerprinter, "__call__", make)
+    first, table, _ = twins.audit()
+    assert len(made) == 12 + 3
+    made.clear()
+    twins.add("bird1", "bird1/XC95.ogg", song(6, 9))
+    again, table_again, _ = twins.audit()
+    assert made == [6 * 16_000]
+    assert again.counts["near_duplicates"] == first.counts["near_duplicates"]
+    assert table_again["near_duplicate"].drop("train_audio/bird1/XC95.ogg").equals(table["near_duplicate"])
+
+
+def test_marked_centres_come_into_the_table(competition: Competition) -> None:
+    """Clips are centred on what people marked; a recording nobody marked is left to chance."""
+    marks = competition.folder.parent / "marks.csv"
+    marks.write_text("filename,centre_s\nbird1/XC20.ogg,0.125\n")
+    _, table, _ = competition.audit(marks=marks)
+    assert tuple(table.columns) == (*preprocess.RECORDING_COLUMNS, "centre_s")
+    assert table["centre_s"].dropna().to_dict() == {"train_audio/bird1/XC20.ogg": 0.125}
+    marks.write_text("filename,centre_s\nbird1/XC20.ogg,0.3\n")
+    with pytest.raises(ValueError, match=r"bird1/XC20\.ogg: its marked centre_s = 0.3 is not inside"):
+        competition.audit(marks=marks)
+    marks.write_text("filename,centre_s\nXC20.ogg,0.1\n")
+    with pytest.raises(ValueError, match=r"marks\.csv, line 2: 'XC20\.ogg' is not in the train table"):
+        competition.audit(marks=marks)
+
+
+def test_a_mark_of_an_excluded_recording_is_no_error(competition: Competition) -> None:
+    """The person who marked it cannot know that the file is broken on this machine."""
+    (competition.folder / "train_audio/bird1/XC20.ogg").write_bytes(b"")
+    marks = competition.folder.parent / "marks.csv"
+    marks.write_text("filename,centre_s\nbird1/XC20.ogg,0.1\nbird1/XC21.ogg,0.1\n")
+    _, table, excluded = competition.audit(marks=marks)
+    assert list(excluded) == ["train_audio/bird1/XC20.ogg"] and table["centre_s"].notna().sum() == 1
+
+
+def test_splits_are_of_the_kind_that_is_asked_for(competition: Competition) -> None:
+    """The recipe's setting decides, with the classes that the host scores."""
+    (competition.folder / "scored_birds.json").write_text('["bird1"]')
+    result, table, _ = competition.audit(splitting=SplitConfig("coverage", scored_only=True))
+    assert table["split"].value_counts().to_dict() == {-1: 7, 0: 1}
+    assert set(table.loc[table["split"] == 0, "label"]) == {"bird1"}
+    settings = json.loads(result.report.read_text())["settings"]
+    assert settings["splitting"]["kind"] == "coverage" and settings["splitting"]["scored_only"] is True
+
+
+def texts(result: preprocess.Audit) -> str:
+    """All words in the picture of an audit."""
+    artists = report.show_audit(result).findobj(lambda artist: hasattr(artist, "get_text"))
+    return " | ".join(artist.get_text() for artist in artists)
+
+
+def test_the_picture_of_an_audit_says_how_it_was_split(twins: Competition) -> None:
+    """Which classes a score leaves out, and of what kind the splits are, must be seen before training."""
+    twins.add("lost", "lost/XC1.ogg", wave(70))
+    result, table, _ = twins.audit()
+    assert "13 recordings of 3 classes" in texts(result) and "; 2 near-duplicates" in texts(result)
+    assert "splits: stratified" in texts(result)
+    for split, name in ((-1, "always trained on"), (0, "validates split 0"), (1, "validates split 1")):
+        assert f"{name} ({(table['split'] == split).sum()})" in texts(result)
+    assert sum(bar.get_height() for bar in report.show_audit(result).axes[0].patches) == 13
+    other, _, _ = twins.audit(near_duplicates=False, splitting=SplitConfig("site"))
+    assert "splits: site" in texts(other) and "near-duplicates not looked for" in texts(other)

@@ -1,6 +1,9 @@
 """Groups and splits: what belongs together stays together, and every class is shared out."""
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain, combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -169,3 +172,160 @@ def test_soundscapes_are_shared_out_equally() -> None:
     np.testing.assert_array_equal(splits.assign_soundscapes(files[::-1], 5, seed=0), split[::-1])
     assert (splits.assign_soundscapes(files, 5, seed=1) != split).any()
     assert len(splits.assign_soundscapes([], 5, seed=0)) == 0
+
+
+def kilometres(one: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
+    """Distances over the ground between all recordings of two tables, by the haversine formula."""
+    (lat, lon), (lat_2, lon_2) = (np.radians(part[["latitude", "longitude"]].astype(float).to_numpy()).T
+                                  for part in (one, other))
+    half = (np.sin((lat[:, None] - lat_2) / 2) ** 2
+            + np.cos(lat[:, None]) * np.cos(lat_2) * np.sin((lon[:, None] - lon_2) / 2) ** 2)
+    return 2 * 6371 * np.arcsin(np.sqrt(half))
+
+
+def scattered(seed: int) -> pd.DataFrame:
+    """Recordings of six classes in clusters of a few kilometres around twelve villages, two at the date line."""
+    random = np.random.default_rng(seed)
+    village = np.column_stack([random.uniform(-60, 60, 12), random.uniform(-170, 170, 12)])
+    village[:2] = (10, 179.99), (10.02, -179.99)
+    place = village[random.integers(12, size=150)] + random.normal(0, 0.02, (150, 2))
+    return pd.DataFrame({
+        "file": [f"XC{number}.ogg" for number in range(150)], "label": random.choice(list("abcdef"), 150),
+        "author": random.choice(["Ann", "Bob", "Eve"], 150), "content": [f"hash {number}" for number in range(150)],
+        "latitude": [f"{north:.4f}" for north, _ in place], "longitude": [f"{east:.4f}" for _, east in place]})
+
+
+def split_up(table: pd.DataFrame, config: SplitConfig, n: int, *, seed: int = 0,
+             scored: tuple[str, ...] | None = None) -> pd.DataFrame:
+    table = table.assign(group=splits.group_recordings(table, n, config=config, scored=scored))
+    table["split"] = splits.assign_splits(table, n, seed=seed, config=config, scored=scored)
+    splits.check_splits(table)
+    return table
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_validates_near_to_what_is_trained_on(seed: int) -> None:
+    """The score on unheard places is worth what the distance is worth; the world is round."""
+    table = split_up(scattered(seed), SplitConfig("site"), 3)
+    for split in range(3):
+        here = table["split"] == split
+        assert here.any() and kilometres(table[here], table[~here]).min() > splits.SITE_KM
+    assert table["group"].str.startswith("site:").all() and table["group"].nunique() > 9
+    assert table.loc[table["longitude"].astype(float).abs() > 179.5, "group"].nunique() == 1
+
+
+def test_sites_are_dealt_out_evenly() -> None:
+    """A split of three recordings says nothing; more than the largest site apart is never needed."""
+    for seed in range(5):
+        table = split_up(scattered(1), SplitConfig("site"), 4, seed=seed)
+        sizes = table[table["split"] >= 0].groupby("split").size()
+        assert len(sizes) == 4 and sizes.max() - sizes.min() <= table["group"].value_counts().max()
+
+
+def test_a_class_is_not_lost_from_training_with_its_sites() -> None:
+    """Two sites of a class may fall to one split: training on the others would never hear it."""
+    table = pd.DataFrame([(f"{label}{site}{take}", label, f"site {site}") for label, sites in {
+        "rare": "ab", "few": "abc", "common": "abcdefgh"}.items() for site in sites for take in range(3)],
+        columns=["file", "label", "group"])
+    for seed in range(20):
+        table["split"] = splits.assign_splits(table, 2, seed=seed, config=SplitConfig("site"))
+        for split in range(2):
+            assert set(table.loc[table["split"] != split, "label"]) == {"rare", "few", "common"}
+
+
+def test_without_coordinates_recordings_go_by_author() -> None:
+    """A place nobody wrote down may be the author's usual one."""
+    table = scattered(0)
+    table.loc[:40, ["latitude", "longitude"]] = ""
+    groups = splits.group_recordings(table, 3, config=SplitConfig("site"))
+    assert set(groups[:41]) == {"author:ann", "author:bob", "author:eve"}
+    assert groups[41:].str.startswith("site:").all()
+
+
+def subsets(groups: Iterable[str]) -> Iterable[tuple[str, ...]]:
+    groups = list(groups)
+    return chain.from_iterable(combinations(groups, n) for n in range(len(groups) + 1))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_coverage_is_near_to_the_smallest_there_is(seed: int) -> None:
+    """Every recording that validates needlessly is one less to learn from; all subsets are tried."""
+    random = np.random.default_rng(seed)
+    table = pd.DataFrame([(f"{group}{take}", random.choice(list("abcde")), f"g{group}")
+                          for group in range(9) for take in range(random.integers(1, 5))],
+                         columns=["file", "label", "group"])
+    table["split"] = splits.assign_splits(table, 2, seed=seed, config=SplitConfig("coverage"))
+    held_out, everything = table[table["split"] == 0], set(table["label"])
+    assert set(table.loc[table["split"] == -1, "label"]) == everything
+
+    def allowed(chosen: tuple[str, ...]) -> bool:
+        return set(table.loc[~table["group"].isin(chosen), "label"]) == everything
+
+    def covered(chosen: Iterable[str]) -> set[str]:
+        return set(table.loc[table["group"].isin(list(chosen)), "label"])
+
+    choices = [chosen for chosen in subsets(sorted(set(table["group"]))) if allowed(chosen)]
+    most = max(len(covered(chosen)) for chosen in choices)
+    smallest = min(int(table["group"].isin(chosen).sum()) for chosen in choices if len(covered(chosen)) == most)
+    taken = set(held_out["group"])
+    assert len(covered(taken)) >= most - 1 and len(held_out) <= 2 * smallest
+    assert all(covered(taken - {group}) < covered(taken) for group in taken)
+
+
+def test_a_class_of_one_group_is_never_covered() -> None:
+    """What is held out of a class that has nothing else could not be learnt."""
+    table = pd.DataFrame({"file": list("abcdef"), "label": ["one", "one", "two", "two", "two", "one"],
+                          "group": ["g", "g", "h", "i", "g", "g"]})
+    split = splits.assign_splits(table, 2, seed=0, config=SplitConfig("coverage"))
+    assert split[[0, 1, 4, 5]].tolist() == [-1] * 4 and sorted(split[[2, 3]]) == [-1, 0]
+
+
+def test_covering_others_never_takes_the_last_group_of_a_class() -> None:
+    """The cheapest groups for the moth and for the frog are all there is of the owl."""
+    rows = [("g", "owl"), ("g", "moth"), ("h", "owl"), ("h", "frog"), *[("i", "moth")] * 5, *[("j", "frog")] * 5]
+    table = pd.DataFrame(rows, columns=["group", "label"]).assign(file=[f"{number}" for number in range(len(rows))])
+    for seed in range(5):
+        table["split"] = splits.assign_splits(table, 2, seed=seed, config=SplitConfig("coverage"))
+        assert set(table.loc[table["split"] == -1, "label"]) == set(table.loc[table["split"] == 0, "label"]) == {
+            "owl", "moth", "frog"}
+        assert (table["split"] == 0).sum() == 7
+
+
+@pytest.mark.parametrize("kind", ["site", "coverage"])
+def test_a_class_with_few_recordings_trains_whatever_the_kind(kind: str) -> None:
+    """Three recordings are too few to give one away."""
+    table = made_up(3)
+    few = table["label"] == "2"
+    config = SplitConfig(kind, min_per_class=int(few.sum()) + 1)
+    split = splits.assign_splits(table, 3, seed=0, config=config)
+    assert (split[few] == -1).all() and (split[~few] >= 0).any()
+
+
+@pytest.mark.parametrize("kind", ["stratified", "site", "coverage"])
+def test_who_recorded_other_classes_too_may_validate(kind: str) -> None:
+    """21 of 152 classes were scored in 2022: nearly everybody recorded some of the others, or beside them."""
+    table = scattered(2).assign(author=[f"person {number % 20}" for number in range(150)])
+    scored = ("a", "b")
+    done = split_up(table, SplitConfig(kind, scored_only=True), 3, scored=scored)
+    validating = done[done["split"] >= 0]
+    assert set(validating["label"]) == {"a", "b"}
+    both = set(validating["author"]) & set(done.loc[~done["label"].isin(scored), "author"])
+    assert both, "whoever has a scored recording that validates has others that train"
+
+
+def test_scored_recordings_that_are_heard_in_other_classes_train() -> None:
+    """The same audio under an unscored label always trains: it must not validate as well."""
+    table = recordings([(f"owl/XC{number}.ogg", "owl", f"Author {number}") for number in range(8)]
+                       + [(f"moth/XC{number + 50}.ogg", "moth", f"Author {number}") for number in range(8)],
+                       content=[*"abcdefgh", *"a1234567"])
+    done = split_up(table, SplitConfig(scored_only=True), 3, scored=("owl",))
+    assert done["split"].iloc[0] == -1 and (done["split"].iloc[1:8] >= 0).all()
+
+
+def test_pairs_join_into_sets() -> None:
+    """Three recordings that overlap in a chain are one set, whoever is listed first."""
+    files = ["e", "a", "d", "b", "c"]
+    assert splits.join_pairs(files, [("d", "b"), ("c", "d")]) == ["", "", "b", "b", "b"]
+    assert splits.join_pairs(files, []) == [""] * 5 and splits.join_pairs([], []) == []
+    with pytest.raises(KeyError):
+        splits.join_pairs(files, [("a", "x")])

@@ -73,7 +73,8 @@ class SplitConfig:
     kind            "stratified": every part has about its share of each class; what belongs together (one author, one
                     place, one original) stays together. "site": parts are whole places, so that a part validates on
                     places that training has not heard. "coverage": part 0 holds one group of as many classes as can be
-                    spared, as small as that allows, and everything else always trains (BirdCLEF 2026 first place)
+                    spared, on about as few recordings as that allows, and everything else always trains (BirdCLEF 2026
+                    first place); the other parts are empty, so only split 0 can be scored
     min_per_class   a class with fewer recordings is always in training
     scored_only     True lets only recordings of the competition's scored classes validate (first seed, 2022)
     """
