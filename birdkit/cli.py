@@ -5,12 +5,13 @@ What takes long to load is imported inside the command that needs it, so that `b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,12 +90,12 @@ def compare_command(options: argparse.Namespace) -> None:
     """Train what a table of runs asks for, say how they differ, and write the table and a picture."""
     from birdkit import experiments, jobs, plan, report_compare
 
-    logging.getLogger("birdkit.profiles").setLevel(logging.WARNING)  # it would say so for every training
     table = plan.read_table(options.table)
     if options.seeds is not None:
         table = dataclasses.replace(table, seeds=tuple(options.seeds))
-    report = experiments.run_table(table, options.competition_dir, options.work_dir, jobs=options.jobs,
-                                   only=options.only)
+    with _quiet("birdkit.profiles"):  # it would say the year for every training
+        report = experiments.run_table(table, options.competition_dir, options.work_dir, jobs=options.jobs,
+                                       only=options.only)
     _say(report_compare.text(report, markdown=options.markdown))
     if report.comparison is not None:
         report_compare.picture(report).savefig(report.picture, dpi=150)
@@ -131,16 +132,29 @@ def models_command(options: argparse.Namespace) -> None:
     from birdkit import catalogue
     from birdkit.presets import FRONT_ENDS
 
-    logging.getLogger("birdkit.export").setLevel(logging.WARNING)  # the table says it
     if options.parity:
         chosen = [choice for name in ([options.front_end] if options.front_end else FRONT_ENDS)
                   for choice in catalogue.choices(names=options.names, backbone=options.backbone, frontend=name)]
-        _say(_table(catalogue.export_parity(chosen, options.parity, n_classes=options.classes)))
+        with _quiet("birdkit.export"):  # the table says it
+            table = catalogue.export_parity(chosen, options.parity, n_classes=options.classes)
+        _say(_table(table))
         return
     chosen = catalogue.choices(names=options.names, backbone=options.backbone, frontend=options.front_end)
     if not options.names:
         _say(_table(catalogue.list_front_ends(timing=not options.no_timing)) + "\n")
     _say(_table(catalogue.list_models(chosen, n_classes=options.classes, timing=not options.no_timing)))
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Warnings alone from one logger; afterwards it is as it was, since the process may go on."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _table(table: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 """What the `birdkit` command says, and where."""
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -152,8 +153,10 @@ def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace
 
 def test_compare_hands_its_options_on(compared: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     """Fewer seeds and fewer runs than the table's are for a first look."""
+    levels = [logging.getLogger(name).level for name in ("birdkit", "birdkit.profiles")]
     assert cli.main(["compare", compared.table, "in", "work"]) == 0
     assert compared.asked == {"seeds": (0, 1, 2), "jobs": 1, "only": []}
+    assert [logging.getLogger(name).level for name in ("birdkit", "birdkit.profiles")] == levels
     assert cli.main(["compare", compared.table, "in", "work", "--jobs", "2", "--seeds", "0", "5", "--only", "b"]) == 0
     assert compared.asked == {"seeds": (0, 5), "jobs": 2, "only": ["b"]}
     assert capsys.readouterr().out.splitlines()[-1] == "missing: b/split0_seed5"
