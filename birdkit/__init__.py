@@ -12,7 +12,8 @@ backbone, unfold, a head over segments   models fingerprint
 one proven file; recordings to batches   checkpoint tables window_labels audio_store sources feeding data
 probabilities; tables; test material     predictor inference export preprocess packing call_sources synthesis
 the three jobs, and the score            validation trainer loop run_files averaging training pseudolabel submission
-the whole way, and which way is better   pipeline runs plan experiments report report_compare catalogue cli
+the whole way, and which way is better   pipeline runs rounds plan experiments report report_compare
+                                         report_rounds catalogue cli
 """
 
 __version__ = "0.1.0"

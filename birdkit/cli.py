@@ -51,7 +51,8 @@ def generate_command(options: argparse.Namespace) -> None:
 def pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
-               splits=options.splits, every_round=options.every_round, changes=dict(options.set))
+               splits=options.splits, every_round=options.every_round, until_no_gain=options.until_no_gain,
+               changes=dict(options.set))
     _say(f"submission: {path}")
 
 
@@ -81,7 +82,7 @@ def train_command(options: argparse.Namespace) -> None:
     chosen = runs.Run(options.competition_dir, options.work_dir, options.recipe, options.round, options.split,
                       changes=dict(options.set), noise=dict(options.noise), out_dir=options.out,
                       pseudo_labels=options.pseudo_labels, resume_from=options.resume_from, ends_s=options.ends)
-    result = runs.train(chosen, predictions=options.predictions)
+    result = runs.train(chosen)
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun lets train one model
         _say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
 
@@ -101,6 +102,18 @@ def compare_command(options: argparse.Namespace) -> None:
         report_compare.picture(report).savefig(report.picture, dpi=150)
         _say(f"\n{report.csv}\n{report.picture}")
     jobs.check_outcomes(report.outcomes)
+
+
+def rounds_command(options: argparse.Namespace) -> None:
+    """Say what each round of pseudo-labelling brought, over several work folders where they differ in their seed."""
+    from birdkit import kaggle, report_rounds, rounds
+
+    found = rounds.read(*(kaggle.Workspace(folder) for folder in options.work_dirs))
+    _say(report_rounds.text(found, markdown=options.markdown))
+    path = (options.out or options.work_dirs[0]) / rounds.ROUNDS
+    rounds.write(found, path)
+    report_rounds.picture(found).savefig(path.with_suffix(".png"), dpi=150)
+    _say(f"\n{path}\n{path.with_suffix('.png')}")
 
 
 def score_command(options: argparse.Namespace) -> None:
@@ -180,6 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rounds", type=int, help="of pseudo-labelling (default: the recipe's)")
     command.add_argument("--splits", type=int, nargs="+", metavar="N", help="to train (default: the recipe's)")
     command.add_argument("--every-round", action="store_true", help="write a submission after every round, to compare")
+    command.add_argument("--until-no-gain", action="store_true",
+                         help="no further round after one that did not gain beyond the noise floor")
     command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
                          help="a change of the recipe when training, such as train__epochs=5; values are JSON")
     command.set_defaults(command=pipeline_command)
@@ -210,8 +225,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--resume-from", default="", metavar="DIR", help="what an earlier session has left")
     command.add_argument("--ends", type=float, default=0.0, metavar="TIME",
                          help="seconds since 1970 at which to save and stop, such as $(date -d '11 hours' +%%s)")
-    command.add_argument("--predictions", action="store_true",
-                         help="write what the best checkpoint says of its validation, as `birdkit compare` needs it")
     command.set_defaults(command=train_command)
 
     command = commands.add_parser("compare", help="train a table of runs with several seeds each, and compare them")
@@ -224,6 +237,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these runs")
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
     command.set_defaults(command=compare_command)
+
+    command = commands.add_parser("rounds", help="what each round of pseudo-labelling brought")
+    command.add_argument("work_dirs", type=Path, nargs="+", metavar="WORK_DIR",
+                         help="several that differ in their seed are taken together")
+    command.add_argument("--out", type=Path, metavar="DIR", help="for rounds.csv and its picture (default: the first)")
+    command.add_argument("--markdown", action="store_true", help="say the table as markdown")
+    command.set_defaults(command=rounds_command)
 
     command = commands.add_parser("score", help="score a submission against a truth")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from birdkit.metrics import METRICS, Interval, bootstrap_draws, percentile_interval
+from birdkit.metrics import METRICS, Interval, bootstrap_draws, bootstrap_interval, percentile_interval
 
 BETTER, WORSE, LEVEL_PEGGING, ONE_SEED = "better", "worse", "not significant", "unknown (one seed)"
 
@@ -60,6 +60,10 @@ class Validated:
     def score(self) -> float:
         """The metric."""
         return METRICS[self.metric](self.truth, self.probabilities)
+
+    def interval(self) -> Interval:
+        """The metric with its bootstrap interval over files."""
+        return bootstrap_interval(self.truth, self.probabilities, self.groups, metric=self.metric)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from birdkit.jobs import Job, Outcome, run_jobs
 from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
 from birdkit.plan import Table, Trial, trials
+from birdkit.run_files import HISTORY, is_finished
 from birdkit.runs import LOG, places
 from birdkit.settings import to_dict, with_settings
 from birdkit.training import BEST
@@ -86,7 +87,7 @@ def run_table(table: Table, competition_dir: Path | str, work_dir: Path | str, *
     outcomes: Sequence[Outcome] = ()
     if jobs and todo:
         log.info("%d of %d trainings are done; training %d, %d at a time", len(done), len(wanted), len(todo), jobs)
-        waiting = [Job(str(trial), trial.run.command(predictions=True), trial.run.folder / LOG) for trial in todo]
+        waiting = [Job(str(trial), trial.run.command(), trial.run.folder / LOG) for trial in todo]
         outcomes = run_jobs(waiting, places(jobs), label=table.name, progress=progress)
     return _report(table, wanted, work / "compare" / f"{table.name}.csv", tuple(outcomes))
 
@@ -156,39 +157,46 @@ def _check_exam(wanted: Sequence[Trial], configs: Mapping[str, RunConfig]) -> No
 def _is_done(trial: Trial, config: RunConfig) -> bool:
     """Whether a training is done; ValueError where its folder holds one with other settings."""
     old: Mapping[str, Any] | None = None
-    labels = trial.run.pseudo_label_table()
-    if trial.predictions.is_file():
+    finished = is_finished(trial.run.folder)
+    if finished and not trial.predictions.is_file():
+        raise ValueError(f"{trial.run.folder} holds a finished run without {trial.predictions.name}; delete the folder "
+                         "to train it again")
+    if finished:
         origin = Validated.read(trial.predictions).origin
         old = origin["config"]
-        if origin["pseudo_labels"] != (checkpoint.file_hash(labels) if labels else ""):
-            raise ValueError(f"{trial.run.folder} was trained on other pseudo-labels than {labels} holds now; "
-                             "delete the folder to train it again")
+        if origin["pseudo_labels"] != trial.run.labels_hash():
+            raise ValueError(f"{trial.run.folder} was trained on other pseudo-labels than "
+                             f"{trial.run.pseudo_label_table()} holds now; delete the folder to train it again")
     elif (trial.run.folder / BEST).is_file():
         old = checkpoint.read_info(trial.run.folder / BEST)["config"]
     if old is not None and (changed := differences(old, to_dict(config))):
         raise ValueError(f"{trial.run.folder} was trained with {'; '.join(changed)}; delete the folder to train it "
                          "again, or give the run another name")
-    return trial.predictions.is_file()
+    return finished
 
 
 def _report(table: Table, wanted: Sequence[Trial], csv: Path, outcomes: tuple[Outcome, ...]) -> Report:
     """Compare what is done, and write it."""
     done: dict[str, dict[tuple[int, int], Validated]] = {}
+    seconds: dict[str, list[float]] = {}
+    missing: list[Trial] = []
     for trial in wanted:
-        if trial.predictions.is_file():
+        if is_finished(trial.run.folder):
             done.setdefault(trial.name, {})[trial.split, trial.seed] = Validated.read(trial.predictions)
-    missing = tuple(trial for trial in wanted if not trial.predictions.is_file())
+            seconds.setdefault(trial.name, []).append(pd.read_csv(trial.run.folder / HISTORY)["seconds"].sum())
+        else:
+            missing.append(trial)
     if not done:
-        return Report(table, None, pd.DataFrame(), missing, outcomes, csv)
+        return Report(table, None, pd.DataFrame(), tuple(missing), outcomes, csv)
     comparison = compare({name: done[name] for name in table.runs if name in done}, table.baseline)
     rows = tabulate(comparison).set_index("run")
-    origins = {name: [one.origin for one in trainings.values()] for name, trainings in done.items()}
-    rows["seconds"] = [sum(one["seconds"] for one in origins[name]) / len(origins[name]) for name in rows.index]
-    rows["epochs"] = [max(one["epochs"] for one in origins[name]) for name in rows.index]
+    rows["seconds"] = [sum(seconds[name]) / len(seconds[name]) for name in rows.index]
+    rows["epochs"] = [max(one.origin["config"]["train"]["epochs"] for one in done[name].values())
+                      for name in rows.index]
     rows = rows.reset_index()
     csv.parent.mkdir(parents=True, exist_ok=True)
     rows.to_csv(csv, index=False)
-    return Report(table, comparison, rows, missing, outcomes, csv)
+    return Report(table, comparison, rows, tuple(missing), outcomes, csv)
 
 
 def tabulate(comparison: Comparison) -> pd.DataFrame:

@@ -165,24 +165,24 @@ class Workspace:
 
     def packed(self) -> Path | None:
         """The folder of a packing, None where there is none: recordings are then decoded from their own files."""
-        found = self._look("packed/packing.json")
+        found = self.look("packed/packing.json")
         return found[0].parent if found else None
 
     def call_detectors(self) -> list[Path]:
         """The best checkpoint of every call detector, from where `checkpoints` looks; none is no error."""
-        return self._look("call_split*/best.safetensors")
+        return self.look("call_split*/best.safetensors")
 
     def teachers(self, round: int) -> list[Path]:
         """The checkpoints that label soundscapes for round `round`: none in round 0."""
         return self.checkpoints(round - 1) if round > 0 else []
 
-    def _look(self, pattern: str) -> list[Path]:
+    def look(self, pattern: str) -> list[Path]:
         """The files of that name in `folder`, or where it has none in all attached outputs."""
         attached = (folder for root in self.roots for folder in _folders(Path(root), self.depth))
         return sorted(self.folder.glob(pattern)) or [path for one in attached for path in sorted(one.glob(pattern))]
 
     def _find(self, pattern: str) -> list[Path]:
-        found = self._look(pattern)
+        found = self.look(pattern)
         if found:
             return found
         raise MissingInputError(f"no {pattern}: looked in {self.folder} and {self.depth} levels down in "

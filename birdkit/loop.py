@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from birdkit.averaging import epochs_to_average
 from birdkit.batch import Batch
+from birdkit.comparison import Validated
 from birdkit.models.base import Model
 from birdkit.run_files import AVERAGE, LAST, Progress, RunFiles
 from birdkit.trainer import Trainer
@@ -147,11 +148,12 @@ class Loop:
     def _record(self, epoch: int, model: Model, name: str, *, weights: str, **info: Any) -> dict[str, Any]:
         """Score a model, write its checkpoint and its row of the history; the best one is deployed."""
         progress, began_s = self.progress, time.monotonic()
-        score, low, high = self._score(model)
+        validated = self._validated(model)
+        score, low, high = (math.nan, math.nan, math.nan) if validated is None else astuple(validated.interval())
         self.files.write_checkpoint(name, model, score=score, step=self.trainer.step, weights=weights, **info)
         if score >= progress.best:
             progress.best = score
-            self.files.deploy(name)
+            self.files.deploy(name, validated)
         elif progress.best == -math.inf:  # nothing has a score so far
             self.files.deploy(name)
         took_s = time.monotonic() - began_s
@@ -165,12 +167,11 @@ class Loop:
         self.files.write_history(progress.history)
         return row
 
-    def _score(self, model: Model) -> tuple[float, float, float]:
-        """What a model scores, and its interval; NaN where nothing validates."""
+    def _validated(self, model: Model) -> Validated | None:
+        """What a model says of the validation; None where nothing validates."""
         if self.validation is None:
-            return math.nan, math.nan, math.nan
-        interval = self.validation.score(model.eval(), self.trainer.config, self.files.classes)
-        return float(interval.value), float(interval.low), float(interval.high)
+            return None
+        return self.validation.validate(model.eval(), self.trainer.config, self.files.classes)
 
     def _kept(self) -> list[int]:
         """The epochs that would be averaged if the run ended now."""
@@ -192,7 +193,7 @@ class Loop:
         if self.progress.validation_s is not None or self.validation is None or not self.session.limit_s:
             return self.progress.validation_s or 0.0
         waves = self.validation.waves
-        one = dataclasses.replace(self.validation, waves=waves[:1], truth=self.validation.truth[:1], progress=False)
+        one = replace(self.validation, waves=waves[:1], truth=self.validation.truth[:1], progress=False)
         began_s = time.monotonic()
         one.predict(self.trainer.deployed.eval(), self.trainer.config, self.files.classes)
         return (time.monotonic() - began_s) * sum(map(len, waves)) / len(waves[0])

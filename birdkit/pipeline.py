@@ -88,18 +88,20 @@ def find_notebooks() -> Path:
 
 
 def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "small", rounds: int | None = None,
-        splits: Sequence[int] | None = None, every_round: bool = False, changes: Mapping[str, Any] | None = None,
-        notebooks: str | Path | None = None) -> Path:
+        splits: Sequence[int] | None = None, every_round: bool = False, until_no_gain: bool = False,
+        changes: Mapping[str, Any] | None = None, notebooks: str | Path | None = None) -> Path:
     """Run the whole way and return the path of submission.csv.
 
     A step that is done is skipped, so a run that died goes on where it was: its marker in `work_dir`/executed holds
     the hash of the notebook, its parameters and the steps it builds on. Within 03, training itself resumes.
 
-    rounds       of pseudo-labelling, default: the recipe's
-    splits       to train, default: the recipe's
-    every_round  write submission_round0.csv and so on, too
-    changes      to the recipe's config when training, as for birdkit.settings.with_settings
-    notebooks    their folder, default `find_notebooks()`
+    rounds         of pseudo-labelling, default: the recipe's
+    splits         to train, default: the recipe's
+    every_round    write submission_round0.csv and so on, too
+    until_no_gain  no further round after one that did not gain beyond the noise floor, see birdkit.rounds; the round
+                   before it is submitted
+    changes        to the recipe's config when training, as for birdkit.settings.with_settings
+    notebooks      their folder, default `find_notebooks()`
 
     Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or
     TypeError, before anything runs, where a change is no setting.
@@ -110,20 +112,44 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     chosen = recipes.get(recipe)
     with_settings(chosen.config, changes or {})
     common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work)}
+    how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "changes": changes}
     plan = steps(recipe, chosen.splits if splits is None else splits,
-                 rounds=chosen.rounds if rounds is None else rounds, every_round=every_round, earlier=chosen.earlier,
-                 changes=changes)
+                 rounds=chosen.rounds if rounds is None else rounds, **how)
     before = repr(chosen)  # a recipe that was changed is another one
     # The notebooks draw bars of their own on stderr: this one stays still while they do.
-    with tqdm(plan, desc="pipeline", unit="step", leave=True) as bar:
-        for step in bar:
+    with tqdm(desc="pipeline", unit="step", total=len(plan)) as bar:
+        while plan:
+            step = plan.pop(0)
             notebook, parameters = folder / f"{step.notebook}.ipynb", {**common, **step.parameters}
             fingerprint = _fingerprint(notebook, parameters, before)
             bar.set_description(step.name)
             _execute(step, notebook, parameters, work=work, fingerprint=fingerprint)
+            bar.update()
             if step.notebook != INFER:  # nothing is made from a submission
                 before = fingerprint
+            if until_no_gain and step.parameters.get("ROUND") and _ends_round(step, plan):
+                last = _last_that_helped(work)
+                if last < step.parameters["ROUND"]:
+                    plan = steps(recipe, [0], rounds=last, **how)[-1:]
+                    bar.total = bar.n + 1
     return work / SUBMISSION
+
+
+def _ends_round(step: Step, plan: Sequence[Step]) -> bool:
+    """Whether a step is the last training of its round."""
+    return step.notebook == TRAIN and not (plan and plan[0].notebook == TRAIN)
+
+
+def _last_that_helped(work: Path) -> int:
+    """The round to submit if there were no more; what the last one brought is said."""
+    from birdkit import rounds  # torch, too
+
+    found = rounds.read(Workspace(work))
+    LOG.warning("%s", found[-1])
+    last = rounds.last_that_helped(found)
+    if last < found[-1].number:
+        LOG.warning("no further round: round %d is submitted", last)
+    return last
 
 
 def _fingerprint(notebook: Path, parameters: dict[str, Any], before: str) -> str:

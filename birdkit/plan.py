@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from birdkit import recipes
-from birdkit.runs import PREDICTIONS, Run
+from birdkit.run_files import PREDICTIONS
+from birdkit.runs import Run
 
 SEED_STRIDE = 1000  # between the seeds of a table; recipes take the numbers in between for rounds and splits
 OF_A_RUN = ("recipe", "round", "pseudo_labels")  # what a run may have otherwise than its table

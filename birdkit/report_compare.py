@@ -21,7 +21,7 @@ def text(report: Report, *, markdown: bool = False) -> str:
     lines = [f"**{asked.question or asked.name}**\n" if markdown else f"{asked.question or asked.name}\n"]
     if comparison is not None:
         table = _columns(report.table, comparison)
-        lines += [_markdown(table) if markdown else table.to_string(index=False), "", *_conclusions(comparison)]
+        lines += [markdown_table(table) if markdown else table.to_string(index=False), "", *_conclusions(comparison)]
     lines += [f"missing: {trial}" for trial in report.missing]
     return "\n".join(lines)
 
@@ -89,7 +89,8 @@ def _intervals(low: pd.Series, high: pd.Series, form: str) -> list[str]:
                                                                    strict=True)]
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table of texts as markdown."""
     rows = [[str(name).strip() for name in table.columns], ["---"] * len(table.columns),
             *table.astype(str).to_numpy().tolist()]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

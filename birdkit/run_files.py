@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from birdkit import checkpoint
 from birdkit.averaging import average_checkpoints, identity
 from birdkit.batch import Batch
+from birdkit.comparison import Validated
 from birdkit.config import RunConfig
 from birdkit.models.base import Model
 
@@ -28,6 +29,7 @@ HISTORY = "history.csv"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 AVERAGE = "average.safetensors"
+PREDICTIONS = "predictions.npz"  # of the best checkpoint for the validation, with the truth
 EPOCHS = "epochs"  # folder of the checkpoints that may still be averaged
 BAD_BATCH = "bad_batch"
 COLUMNS = ("epoch", "step", "lr", "loss", "score", "low", "high", "skipped", "seconds", "weights")
@@ -57,10 +59,21 @@ class Progress:
     finished: bool = False
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a run that came to its end; not one that was stopped, or killed, or never began."""
+    return _finished(folder) is True
+
+
 def is_unfinished(folder: Path) -> bool:
     """Whether a folder holds a run that was stopped, or killed, before its end."""
+    return _finished(folder) is False
+
+
+def _finished(folder: Path) -> bool | None:
+    """What the state of a run says; None where there is none."""
     path = folder / STATE
-    return path.is_file() and not torch.load(path, map_location="cpu", weights_only=True)["progress"]["finished"]
+    return bool(torch.load(path, map_location="cpu", weights_only=True)["progress"]["finished"]) if path.is_file() \
+        else None
 
 
 class RunFiles:
@@ -80,6 +93,7 @@ class RunFiles:
         self.config = config
         self.classes = list(classes)
         self.table_hash = table_hash
+        self.labels_hash = labels_hash
         self.seen = list(seen)
         self.origin = {"config": identity(config), "training table": table_hash, "pseudo-labels": labels_hash}
 
@@ -95,7 +109,7 @@ class RunFiles:
         (self.folder / EPOCHS).mkdir(parents=True, exist_ok=True)
         epochs = [f"{EPOCHS}/{path.name}" for path in (earlier / EPOCHS).glob("*.safetensors")]
         # The state last: until it is there, nothing has been copied.
-        for name in (HISTORY, BEST, LAST, AVERAGE, *epochs, STATE):
+        for name in (HISTORY, BEST, LAST, AVERAGE, PREDICTIONS, *epochs, STATE):
             if (earlier / name).is_file():
                 _copy(earlier / name, self.folder / name)
         log.info("going on from the output of an earlier session, %s", earlier)
@@ -133,9 +147,12 @@ class RunFiles:
                         table_hash=self.table_hash, seen=self.seen, score=None if math.isnan(score) else score,
                         info={"step": step, **info})
 
-    def deploy(self, name: str) -> None:
-        """Make a checkpoint the one named best."""
+    def deploy(self, name: str, validated: Validated | None = None) -> None:
+        """Make a checkpoint the one named best, and what it says of the validation its predictions."""
         _copy(self.folder / name, self.folder / BEST)
+        if validated is not None:
+            origin = {**validated.origin, "training_table": self.table_hash, "pseudo_labels": self.labels_hash}
+            replace(validated, origin=origin).save(self.folder / PREDICTIONS)
 
     def keep_epoch(self, epoch: int) -> None:
         """Keep the last checkpoint as that of an epoch."""

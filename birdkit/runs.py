@@ -12,22 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
-from birdkit import checkpoint, kaggle, profiles, pseudolabel, recipes, training
-from birdkit.audio_store import AudioStore
-from birdkit.comparison import Validated
+from birdkit import kaggle, profiles, pseudolabel, recipes, training
 from birdkit.config import RunConfig
 from birdkit.jobs import Job, check_outcomes, run_jobs
 from birdkit.run_files import COLUMNS, HISTORY
-from birdkit.settings import to_dict, with_settings
-from birdkit.validation import Validation
+from birdkit.settings import with_settings
 
 log = logging.getLogger(__name__)
 
-PREDICTIONS = "predictions.npz"
 LOG = "train.log"
 
 
@@ -81,11 +76,20 @@ class Run:
             return None
         return inside if inside.is_dir() else given
 
-    def command(self, *, predictions: bool = False) -> list[str]:
+    def labels_hash(self) -> str:
+        """birdkit.training.labels_hash of the pseudo-labels to train on."""
+        return training.labels_hash(self.read_pseudo_labels(), profiles.read_classes(self.competition_dir))
+
+    def read_pseudo_labels(self) -> pd.DataFrame | None:
+        """The pseudo-labels to train on, checked; None in round 0."""
+        path = self.pseudo_label_table()
+        return None if path is None else pseudolabel.read(
+            path, classes=profiles.read_classes(self.competition_dir), expected_round=self.round)
+
+    def command(self) -> list[str]:
         """The command that trains this run in a process of its own."""
         command = [sys.executable, "-m", "birdkit", "train", str(self.competition_dir), str(self.work_dir), "--recipe",
                    self.recipe, "--round", str(self.round), "--split", str(self.split)]
-        command += ["--predictions"] if predictions else []
         command += ["--ends", str(self.ends_s)] if self.ends_s else []
         for option, path in (("--out", self.out_dir), ("--pseudo-labels", self.pseudo_labels),
                              ("--resume-from", self.resume_from)):
@@ -97,8 +101,8 @@ class Run:
         return command
 
 
-def train(run: Run, *, predictions: bool = False, progress: bool = True) -> training.FitResult:
-    """Train a run to its end, or go on with it; with `predictions`, write those of its best checkpoint, too.
+def train(run: Run, *, progress: bool = True) -> training.FitResult:
+    """Train a run to its end, or go on with it.
 
     Raises birdkit.kaggle.MissingInputError before notebook 01, TimeoutError where its time is over before it begins,
     and what birdkit.training.fit raises.
@@ -112,18 +116,9 @@ def train(run: Run, *, predictions: bool = False, progress: bool = True) -> trai
     classes = profiles.read_classes(run.competition_dir)
     recordings = pd.read_parquet(work.recordings())
     soundscapes = pd.read_parquet(work.soundscapes())
-    labels = run.pseudo_label_table()
-    pseudo_labels = None if labels is None else pseudolabel.read(labels, classes=classes, expected_round=run.round)
-    result = training.fit(config, recordings, classes, root=run.competition_dir, out_dir=run.folder,
-                          soundscapes=soundscapes, pseudo_labels=pseudo_labels, packed=work.packed(),
-                          resume_from=run.earlier(), progress=progress)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun lets train one model
-    if predictions and result.finished and first and config.split >= 0:
-        origin = {"pseudo_labels": checkpoint.file_hash(labels) if labels else "",
-                  "seconds": float(result.history["seconds"].sum()), "epochs": config.train.epochs}
-        predict_validation(result.best, recordings, origin, root=run.competition_dir, soundscapes=soundscapes,
-                progress=progress).save(run.folder / PREDICTIONS)
-    return result
+    return training.fit(config, recordings, classes, root=run.competition_dir, out_dir=run.folder,
+                        soundscapes=soundscapes, pseudo_labels=run.read_pseudo_labels(), packed=work.packed(),
+                        resume_from=run.earlier(), progress=progress)
 
 
 def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.0,
@@ -164,17 +159,3 @@ def places(at_once: int) -> list[dict[str, str]]:
         return [threads] * at_once
     return [{**threads, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(at_once)]
 
-
-def predict_validation(best: Path, recordings: pd.DataFrame, origin: Mapping[str, Any], *, root: Path,
-            soundscapes: pd.DataFrame | None, progress: bool = True) -> Validated:
-    """What a checkpoint says of the validation of its own split, with the truth; its config joins the origin."""
-    loaded = checkpoint.load(best)
-    config = loaded.config
-    held_out = recordings[recordings["split"] == config.split]
-    validation = Validation.prepare(config, held_out, loaded.classes, soundscapes=soundscapes, progress=progress,
-                                    store=AudioStore(root, config.frontend.sample_rate_hz))
-    with torch.inference_mode():
-        rows = validation.predict(loaded.model, config, loaded.classes)
-    groups = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    return Validated(np.concatenate(validation.truth), np.concatenate(rows), groups, loaded.classes,
-                       validation.metric, {"config": to_dict(config), **origin})

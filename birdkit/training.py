@@ -74,6 +74,7 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
     torch.set_flush_denormal(True)  # an untrained network is up to eight times slower on denormal numbers
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    learnt = labels_hash(pseudo_labels, classes)
     trained, mixed = recordings, soundscapes
     if config.split >= 0:
         trained = recordings[recordings["split"] != config.split]
@@ -85,7 +86,7 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
     with distributed.join_world() as world:
         trainer = _build_trainer(config, len(classes), len(trained), world)
         files = RunFiles(Path(out_dir), config, classes=classes, table_hash=table_hash(trained),
-                         labels_hash=_labels_hash(pseudo_labels, classes),
+                         labels_hash=learnt,
                          seen={*trained["file"], *([] if pseudo_labels is None else pseudo_labels["file"])})
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
@@ -104,8 +105,11 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
         return world.share(_result(loop))
 
 
-def _labels_hash(pseudo_labels: pd.DataFrame | None, classes: Sequence[str]) -> str:
-    """sha256 over the windows and their labels, whatever else a table says of them; "" without."""
+def labels_hash(pseudo_labels: pd.DataFrame | None, classes: Sequence[str]) -> str:
+    """sha256 over the windows of a pseudo-label table and their labels, what predictions.npz says a run learnt from.
+
+    "" without a table.
+    """
     if pseudo_labels is None:
         return ""
     columns = ["file", "start_s", *(name for name in classes if name in pseudo_labels.columns)]

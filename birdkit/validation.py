@@ -11,12 +11,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from birdkit.audio_store import AudioStore
+from birdkit.comparison import Validated
 from birdkit.composition import compose_from_recordings
 from birdkit.config import DataConfig, RunConfig
 from birdkit.inference import Predictor, predict_waves
-from birdkit.metrics import Interval, bootstrap_interval
 from birdkit.models.base import Model
 from birdkit.profiles import profile
+from birdkit.settings import to_dict
 from birdkit.tables import make_targets, spans
 
 log = logging.getLogger(__name__)
@@ -88,11 +89,12 @@ class Validation:
         rows = [part[list(classes)].to_numpy() for _, part in table.groupby("file", sort=True)]
         return [part.max(0, keepdims=True) if self.whole else part for part in rows]
 
-    def score(self, model: Model, config: RunConfig, classes: Sequence[str]) -> Interval:
-        """The competition's metric with its bootstrap interval over soundscapes or recordings."""
+    def validate(self, model: Model, config: RunConfig, classes: Sequence[str]) -> Validated:
+        """What a model says beside the truth, its rows grouped by soundscape or recording; the origin is the config."""
         rows = self.predict(model, config, classes)
         groups = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-        return bootstrap_interval(np.concatenate(self.truth), np.concatenate(rows), groups, metric=self.metric)
+        return Validated(np.concatenate(self.truth), np.concatenate(rows), groups, tuple(classes), self.metric,
+                         {"config": to_dict(config)})
 
 
 def _pack(wave: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from test_rounds import student
 
 import birdkit
 from birdkit import cli, experiments, jobs, plan, runs
@@ -39,7 +40,7 @@ def test_help_answers_without_loading_torch() -> None:
             "except SystemExit:\n    sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'papermill')))")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for command in ("generate", "pipeline", "pack", "train", "compare", "score", "check", "models", "report"):
+    for command in ("generate", "pipeline", "pack", "train", "compare", "rounds", "score", "check", "models", "report"):
         assert command in result.stdout
 
 
@@ -97,8 +98,8 @@ def test_pipeline_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3",
                      *changes]) == 0
     assert seen == {"folders": (Path("in"), Path("work")), "recipe": "tiny", "rounds": 2, "splits": [0, 3],
-                    "every_round": False, "changes": {"train__epochs": 5, "model__backbone": "resnet34",
-                                                      "inference__scales": [1, 2]}}
+                    "every_round": False, "until_no_gain": False, "changes": {
+                        "train__epochs": 5, "model__backbone": "resnet34", "inference__scales": [1, 2]}}
     assert capsys.readouterr().out == "submission: work/submission.csv\n"
 
 
@@ -118,15 +119,15 @@ def test_train_hands_its_options_on_and_says_what_there_is(
     """A script needs the path of the checkpoint, and must not take an unfinished run for a finished one."""
     seen = []
 
-    def note(run: runs.Run, *, predictions: bool) -> SimpleNamespace:
-        seen.append((run, predictions))
+    def note(run: runs.Run) -> SimpleNamespace:
+        seen.append(run)
         return SimpleNamespace(best=Path("run/best.safetensors"), finished=len(seen) == 1)
 
     monkeypatch.setattr(runs, "train", note)
     assert cli.main(["train", "in", str(tmp_path), "--recipe", "tiny", "--split", "3", "--set", "train__epochs=5",
-                     "--noise", "nocall=/data/ff1010bird", "--predictions"]) == 0
-    assert seen == [(runs.Run(Path("in"), tmp_path, "tiny", split=3, changes={"train__epochs": 5},
-                              noise={"nocall": "/data/ff1010bird"}), True)]
+                     "--noise", "nocall=/data/ff1010bird"]) == 0
+    assert seen == [runs.Run(Path("in"), tmp_path, "tiny", split=3, changes={"train__epochs": 5},
+                             noise={"nocall": "/data/ff1010bird"})]
     assert capsys.readouterr().out == "checkpoint: run/best.safetensors\n"
     assert cli.main(["train", "in", str(tmp_path), "--split", "1"]) == 0
     assert capsys.readouterr().out == f"not finished: {tmp_path / 'round0_split1'}; start it again\n"
@@ -170,6 +171,18 @@ def test_compare_says_what_there_is_and_then_what_failed(
     assert cli.main(["compare", compared.table, "in", "work"]) == 1
     said = capsys.readouterr()
     assert "missing: a/split0_seed0" in said.out and "out of memory" in said.err and "Traceback" not in said.err
+
+
+def test_rounds_of_several_seeds_are_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of a README, and the file and picture beside it."""
+    for seed in range(2):
+        for number in range(2):
+            student(tmp_path / str(seed), number, skill=0.5 + 2 * number, seed=seed)
+    assert cli.main(["rounds", str(tmp_path / "0"), str(tmp_path / "1"), "--markdown", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "| 1 |" in said and "+0." in said and said.endswith(f"{tmp_path / 'rounds.png'}\n")
+    assert len(pd.read_csv(tmp_path / "rounds.csv")) == 2 and (tmp_path / "rounds.png").stat().st_size > 5000
+    assert cli.main(["rounds", str(tmp_path / "none")]) == 1
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ LAYERS = (
     "checkpoint tables window_labels audio_store sources feeding data",
     "inference predictor export preprocess packing call_sources synthesis",
     "validation averaging run_files trainer loop training pseudolabel submission",
-    "runs plan experiments pipeline report report_compare catalogue cli __main__",
+    "runs plan experiments rounds pipeline report report_compare report_rounds catalogue cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
 FRONT_END_ONLY = {"stft", "istft", "ShortTimeFFT", "melspectrogram", "mel", "mel_frequencies", "power_to_db",

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import papermill
 import pytest
 import torch
 
-from birdkit import pipeline, recipes
+from birdkit import pipeline, recipes, rounds
 from birdkit.kaggle import Workspace
 from birdkit.pipeline import PipelineError
 from birdkit.settings import replace
@@ -111,6 +112,30 @@ def test_the_recipe_says_what_to_train_unless_told(books: Path, tmp_path: Path, 
     monkeypatch.setattr(recipes, "RECIPES", {"tiny": chosen})
     pipeline.run(tmp_path / "in", tmp_path / "work", recipe="tiny", notebooks=books)
     assert [name for name, _ in executed] == ["01", "03", "03", "04"]
+
+
+def test_rounds_end_where_one_brings_nothing(books: Path, tmp_path: Path, executed: Calls,
+                                             monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Hours for a round that cannot help are saved, what did help is submitted, and a person is told."""
+    asked: list[int] = []
+
+    def read(work: Workspace) -> list[SimpleNamespace]:
+        trained = {int(path.stem[-8]) for path in (work.folder / "executed").glob("03_train_fold_round?_split?.json")}
+        asked.append(max(trained))
+        return [SimpleNamespace(number=number, helped=number < 2) for number in sorted(trained)]
+
+    monkeypatch.setattr(rounds, "read", read)
+    run = {"recipe": "tiny", "rounds": 5, "splits": [0, 1], "notebooks": books}
+    pipeline.run(tmp_path, tmp_path / "work", until_no_gain=True, **run)
+    assert asked == [1, 2]  # after both splits of a round, and not after round 0
+    assert [name for name, _ in executed] == ["01", "03", "03", *["02", "03", "03"] * 2, "04"]
+    assert (executed[-1][1]["ROUND"], executed[-1][1]["SUBMISSION"]) == (1, "submission.csv")
+    assert "no further round: round 1 is submitted" in caplog.text
+    executed.clear()
+    pipeline.run(tmp_path, tmp_path / "work", until_no_gain=True, **run)
+    assert executed == []
+    pipeline.run(tmp_path, tmp_path / "work", **run)
+    assert [name for name, _ in executed] == ["02", "03", "03"] * 3 + ["04"] and executed[-1][1]["ROUND"] == 5
 
 
 def test_what_is_done_is_not_done_again(books: Path, tmp_path: Path, executed: Calls) -> None:

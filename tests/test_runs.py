@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from birdkit import checkpoint, cli, kaggle, preprocess, runs, synthesis
+from birdkit.comparison import Validated
 from birdkit.jobs import Job, JobsError, Outcome
 from birdkit.runs import Run, places, train, train_splits
 
@@ -55,10 +56,10 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 def test_a_command_says_the_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A setting that is lost on the way to another process is a run that nobody asked for."""
-    seen: list[tuple[Run, bool]] = []
+    seen: list[Run] = []
 
-    def note(run: Run, *, predictions: bool) -> Any:
-        seen.append((run, predictions))
+    def note(run: Run) -> Any:
+        seen.append(run)
         raise ValueError("enough")
 
     monkeypatch.setattr(runs, "train", note)
@@ -66,9 +67,9 @@ def test_a_command_says_the_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
                "data__collection_weights": {"iNat": 0.5}, "data__pseudo_hard": None, "train__compile": True}
     full = Run(tmp_path / "in", tmp_path / "work", "small", 1, 2, changes, {"no call": "/x=y"}, tmp_path / "out",
                tmp_path / "labels.parquet", "/earlier", 1234.5)
-    for one, predictions in ((full, True), (Run(tmp_path, tmp_path, "tiny", split=-1), False)):
-        assert cli.main(one.command(predictions=predictions)[3:]) == 1
-        assert seen.pop() == (one, predictions)
+    for one in (full, Run(tmp_path, tmp_path, "tiny", split=-1)):
+        assert cli.main(one.command()[3:]) == 1
+        assert seen.pop() == one
 
 
 def test_a_packed_competition_trains_without_its_recordings(run: Run, tmp_path: Path,
@@ -148,22 +149,15 @@ def test_where_an_earlier_session_left_a_run(run: Run, tmp_path: Path, caplog: p
         train(dataclasses.replace(run, resume_from=tmp_path / "nowhere"), progress=False)
 
 
-def test_predictions_are_written_once_by_the_first_of_several_processes(
-        run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """torchrun starts the same command N times; and a run that is not finished has no best checkpoint yet."""
-    monkeypatch.setenv("RANK", "1")
-    train(run, predictions=True, progress=False)
-    monkeypatch.delenv("RANK")
+def test_the_best_checkpoint_leaves_what_it_says_of_the_validation(run: Run) -> None:
+    """Rounds and runs are compared by it; of another epoch's it would be another model's score."""
+    run = dataclasses.replace(run, changes={"train__epochs": 3, "train__peak_lr": 0.05})
     done = train(run, progress=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.training, "fit", lambda *_, **__: dataclasses.replace(done, finished=False))
-        train(run, predictions=True, progress=False)
-    assert not (run.folder / "predictions.npz").exists()
-    done.last.unlink()  # they are the best checkpoint's
-    train(run, predictions=True, progress=False)
-    assert (run.folder / "predictions.npz").is_file()
+    left = Validated.read(run.folder / "predictions.npz")
+    assert left.score == pytest.approx(done.history["score"].max(), abs=1e-9)
+    assert left.origin["config"] == checkpoint.read_info(done.best)["config"] and left.origin["pseudo_labels"] == ""
     everything = dataclasses.replace(run, split=-1)
-    train(everything, predictions=True, progress=False)
+    train(everything, progress=False)
     assert not (everything.folder / "predictions.npz").exists()
 
 

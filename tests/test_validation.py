@@ -76,9 +76,11 @@ def test_composed_soundscapes_have_a_row_per_window(run, held_out, soundscapes, 
 def test_a_model_that_hears_scores_high_and_a_confused_one_does_not(run, held_out, soundscapes, tmp_path) -> None:
     """The score means what its name says."""
     validation = prepare(run, held_out, soundscapes, tmp_path)
-    heard = validation.score(perfect(run), run, CLASSES)
-    assert heard.value > 0.8 and heard.low <= heard.value <= heard.high
-    assert validation.score(perfect(run, confused=True), run, CLASSES).value < heard.value - 0.2
+    heard = validation.validate(perfect(run), run, CLASSES)
+    interval = heard.interval()
+    assert heard.score > 0.8 and interval.low <= interval.value == heard.score <= interval.high
+    assert heard.classes == CLASSES and heard.groups.tolist() == [*[0] * 12, *[1] * 12, *[2] * 12]
+    assert validation.validate(perfect(run, confused=True), run, CLASSES).score < heard.score - 0.2
 
 
 def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, tmp_path) -> None:
@@ -87,7 +89,7 @@ def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, 
     validation = prepare(config, held_out, None, tmp_path)
     rows = validation.predict(perfect(config), config, CLASSES)
     assert [len(row) for row in rows] == [1] * 4
-    assert validation.score(perfect(config), config, CLASSES).value == 1.0
+    assert validation.validate(perfect(config), config, CLASSES).score == 1.0
 
 
 @pytest.mark.parametrize("scales", [(1,), (1, 2)])
@@ -101,7 +103,7 @@ def test_the_validation_score_is_the_submission_score(run, held_out, soundscapes
     predictors = Predictor.of_model(model, run, CLASSES)
     table = predict([tmp_path / f"s{index}.wav" for index in range(3)], predictors, window_s=5.0, progress=False).table
     submitted = macro_roc_auc(np.concatenate(validation.truth), table[list(CLASSES)].to_numpy())
-    assert validation.score(model, run, CLASSES).value == pytest.approx(submitted, abs=1e-9)
+    assert validation.validate(model, run, CLASSES).score == pytest.approx(submitted, abs=1e-9)
 
 
 def test_backgrounds_of_other_splits_stay_out(run, held_out, soundscapes, tmp_path) -> None:
