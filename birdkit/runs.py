@@ -114,8 +114,10 @@ def train(run: Run, *, predictions: bool = False, progress: bool = True) -> trai
     soundscapes = pd.read_parquet(work.soundscapes())
     labels = run.pseudo_label_table()
     pseudo_labels = None if labels is None else pseudolabel.read(labels, classes=classes, expected_round=run.round)
+    windows = work.labelled_soundscapes()
     result = training.fit(config, recordings, classes, root=run.competition_dir, out_dir=run.folder,
                           soundscapes=soundscapes, pseudo_labels=pseudo_labels, packed=work.packed(),
+                          labelled_soundscapes=None if windows is None else pd.read_parquet(windows),
                           resume_from=run.earlier(), progress=progress)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun lets train one model
     if predictions and result.finished and first and config.split >= 0:

@@ -13,7 +13,7 @@ from conftest import RATE, click, noise, tone
 from birdkit.audio import AudioError
 from birdkit.audio_store import AudioStore
 from birdkit.batch import Batch
-from birdkit.config import DataConfig, RunConfig
+from birdkit.config import PseudoConfig, RunConfig
 from birdkit.data import ClipDataset, steps_per_epoch, training_batches
 from birdkit.packing import pack
 from birdkit.settings import replace
@@ -65,7 +65,7 @@ def two_sources(root) -> dict[str, ClipSource]:
     sf.write(root / "rain.wav", 0.01 * noise(9, seed=5), RATE, subtype="FLOAT")
     windows = pd.DataFrame({"file": "s.wav", "start_s": [0.0, 2.0, 4.0], "end_s": [2.0, 4.0, 6.0], "ant": [0.0, 0.8, 0],
                             "bee": 0.0, "crow": 0.0})
-    return {"soundscapes": ClipSource.pseudo_labelled(windows, CLASSES, DataConfig(), 2.0),
+    return {"soundscapes": ClipSource.pseudo_labelled(windows, CLASSES, PseudoConfig(), 2.0),
             "rain": ClipSource.unlabelled(pd.DataFrame({"file": ["rain.wav"], "duration_s": [9.0]}), 3)}
 
 

@@ -63,7 +63,7 @@ def test_a_command_says_the_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(runs, "train", note)
     changes = {"augment__wave": [{"name": "gain", "options": {"max_db": 6.0}}], "model__backbone": "5", "seed": 3,
-               "data__collection_weights": {"iNat": 0.5}, "data__pseudo_hard": None, "train__compile": True}
+               "data__collection_weights": {"iNat": 0.5}, "pseudo__hard": None, "train__compile": True}
     full = Run(tmp_path / "in", tmp_path / "work", "small", 1, 2, changes, {"no call": "/x=y"}, tmp_path / "out",
                tmp_path / "labels.parquet", "/earlier", 1234.5)
     for one, predictions in ((full, True), (Run(tmp_path, tmp_path, "tiny", split=-1), False)):

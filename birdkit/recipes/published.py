@@ -68,7 +68,7 @@ def seed2025() -> Recipe:
         RunConfig(), name="seed2025", n_splits=10,
         frontend=FRONT_ENDS["seed2025-384"],
         model__weights="hub", model__input_norm="channel", model__head_options={"kernel": 3}, model__dropout=0.3,
-        data__secondary_target=0.3, data__balance=0.0, data__least_per_class=20, data__pseudo_hard=0.5,
+        data__secondary_target=0.3, data__balance=0.0, data__least_per_class=20, pseudo__hard=0.5,
         augment__wave=(member("repeat", counts=[0, 1, 1, 2], member={"name": "sumix", "options": {}},
                               by_count={"2": {"min_gain": 0.5}}),),
         augment__spectrogram=(_first_third("time_mask"), _first_third("frequency_mask"),
@@ -89,7 +89,7 @@ def t4() -> Recipe:
         RunConfig(), name="t4", n_splits=5,
         frontend__clip_s=10.0, frontend__hop_samples=625, frontend__n_mels=128, frontend__channels="repeat",
         model__backbone="tf_efficientnetv2_s.in21k", model__weights="hub", model__pooling="mean_max",
-        data__crop="rms", data__balance=0.5, data__pseudo_floor=0.1,
+        data__crop="rms", data__balance=0.5, pseudo__floor=0.1,
         augment__wave=(member("or_mixup", p=0.5), member("background", p=0.5)),
         augment__spectrogram=(member("time_mask", p=0.3), member("frequency_mask", p=0.3)),
         train__epochs=30, train__batch_size=64, train__peak_lr=5e-4, train__weight_decay=1e-2, train__workers=4,
@@ -97,8 +97,8 @@ def t4() -> Recipe:
         inference__clip_step_s=5.0, inference__postprocess=(member("smooth"),))
     # The 2025 first place: every example half soundscape, and stochastic depth, which helps students only.
     return Recipe(config, splits=(0, 1, 2, 3, 4), rounds=2, later={
-        "augment__wave": (member("soundscape_mix", p=1.0),), "model__drop_path": 0.15, "data__pseudo_power": 1 / 0.65,
-        "data__pseudo_sampler": "sum"})
+        "augment__wave": (member("soundscape_mix", p=1.0),), "model__drop_path": 0.15, "pseudo__power": 1 / 0.65,
+        "pseudo__sampler": "sum"})
 
 
 def _noises() -> tuple[SourceConfig, ...]:
