@@ -166,6 +166,28 @@ def test_soundscapes_are_whole_files_and_then_labelled_windows(small_run, table,
     assert "no augmentation mixes in the source 'soundscapes': 6 pseudo-labels are not used" in caplog.text
 
 
+def test_pseudo_labels_can_be_a_source_of_their_own(small_run, table, caplog) -> None:
+    """Substitution draws by class what soundscape_mix draws at random; the settings of pseudo shape both."""
+    config = replace(small_run, round=1, pseudo__floor=0.0, pseudo__power=2.0,
+                     data__sources=(SourceConfig("matched", "pseudo_labels", match=0.5),))
+    chosen = choose(config, {"matched", "soundscapes"}, table, soundscapes(), windows())
+    np.testing.assert_array_equal(chosen["matched"].target, chosen["soundscapes"].target)
+    assert chosen["soundscapes"].matches is None
+    np.testing.assert_array_equal(chosen["matched"].matches, chosen["matched"].target >= 0.5)
+    assert set(choose(config, {"matched"}, table, soundscapes(), windows())) == {"matched"}
+    assert "not used" not in caplog.text
+    choose(config, set(), table, soundscapes(), windows())
+    assert "mixes in the source 'matched' or 'soundscapes': 6 pseudo-labels are not used" in caplog.text
+
+
+def test_windows_that_are_not_there_are_named_with_what_to_do(small_run, table) -> None:
+    """Round 0 has no pseudo-labels, and most competitions no labelled soundscapes."""
+    for kind, advice in (("pseudo_labels", "from round 1 on"), ("labelled_soundscapes", "run notebook 01 again")):
+        config = replace(small_run, data__sources=(SourceConfig("more", kind),))
+        with pytest.raises(ValueError, match=f"'more' of kind '{kind}', but there are none .* round 0: .*{advice}"):
+            choose(config, {"more"}, table, soundscapes())
+
+
 def test_a_source_that_is_not_there_is_named_with_what_to_set(small_run, table) -> None:
     """Found in the first step of the run, it would cost the time to get there."""
     with pytest.raises(ValueError, match="mixes in the source 'soundscapes', but there are no soundscapes"):

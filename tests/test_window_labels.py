@@ -46,7 +46,7 @@ def test_least_peak_leaves_out_windows_and_changes_no_label_of_the_others() -> N
     chosen = source(least_peak=0.6)
     assert rows_of(chosen) == [0, 1, 2, 3]
     np.testing.assert_array_equal(chosen.target, PROBABILITY[:4])
-    with pytest.raises(DataError, match=r"least_peak = 0\.95 leaves none of 6 windows: the largest probability is 0\.9"):
+    with pytest.raises(DataError, match=r"least_peak = 0\.95 leaves none of 6 windows: the largest .* is 0\.9"):
         source(least_peak=0.95)
 
 
@@ -80,7 +80,7 @@ def test_a_cap_per_class_is_the_kth_largest_probability_but_not_below_its_floor(
     config = PseudoConfig(most_per_class=2, most_floor=0.5)
     lines = label_lines(PROBABILITY, CLASSES, config)
     np.testing.assert_allclose(lines, [0.8, 0.6, 0.5])
-    np.testing.assert_array_equal((PROBABILITY >= lines).sum(0), [2, 2, 0])
+    np.testing.assert_array_equal((lines <= PROBABILITY).sum(0), [2, 2, 0])
     few = label_lines(PROBABILITY, CLASSES, dataclasses.replace(config, most_per_class=99))
     np.testing.assert_allclose(few, [0.5, 0.5, 0.5])
     assert (source(most_per_class=2).target > 0).sum() == 4
@@ -130,7 +130,7 @@ def test_rare_classes_choose_first_and_each_takes_its_surest_windows() -> None:
     """Drawn at random, 500 windows hold the commonest bird 500 times and the rare frog never."""
     assert rows_of(source(floor=0.15, least_per_class=1)) == [3, 5]  # crow 5, bee 3; both hold ants
     assert rows_of(source(floor=0.15, least_per_class=2)) == [1, 3, 5]
-    assert rows_of(source(floor=0.15, least_per_class=4)) == [0, 1, 3, 4, 5]
+    assert rows_of(source(floor=0.15, least_per_class=4)) == [1, 3, 4, 5]
     assert rows_of(source(floor=0.15, most_windows=1)) == [5]
     assert rows_of(source(floor=0.15, least_per_class=2, most_windows=2)) == [3, 5]
     assert rows_of(source(floor=0.15, most_windows=5)) == [0, 1, 3, 4, 5]
@@ -142,7 +142,7 @@ def test_a_clip_holds_what_follows_whether_or_not_it_was_chosen() -> None:
     assert rows_of(chosen) == [5]
     longer = source(clip_s=10.0, least_peak=0.85)
     assert rows_of(longer) == [0]
-    np.testing.assert_array_equal(longer.target, [[0.9, 0.6, 0]])
+    np.testing.assert_array_equal(longer.target, np.float32([[0.9, 0.6, 0]]))
 
 
 def test_overlapping_windows_add_nothing_that_lies_beyond_the_clip() -> None:
