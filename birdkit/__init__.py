@@ -9,7 +9,8 @@ what a run is; files to waves            config audio crops packed splits marks 
 the one image; what is learnt, and how   frontend presets losses augmentations sampling optimisation recipes
                                          soundscapes
 backbone, unfold, a head over segments   models fingerprint
-one proven file; recordings to batches   checkpoint tables window_labels audio_store sources feeding data
+one proven file; recordings to batches   checkpoint tables window_labels window_choice labelled_soundscapes
+                                         audio_store sources feeding data
 probabilities; tables; test material     predictor inference export preprocess packing call_sources synthesis
 the three jobs, and the score            validation trainer loop run_files averaging training pseudolabel submission
 the whole way, and which way is better   pipeline runs rounds plan experiments report report_compare

@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from birdkit.audio_store import AudioStore
 from birdkit.batch import Batch
 from birdkit.config import RunConfig
 from birdkit.feeding import feed
-from birdkit.sampling import Rounds, draw_rows
+from birdkit.labelled_soundscapes import rarest_labels
+from birdkit.sampling import MatchedRounds, Rounds, draw_rows
 from birdkit.sources import ClipSource
 
 log = logging.getLogger(__name__)
@@ -32,21 +33,34 @@ class ClipDataset(Dataset):
     after whatever restart; what a source adds depends on (seed, position, name of the source). An example is a dict of
     tensors: wave (N,), target (K,), weight () and cell_weight (K,), and in "sources" such a dict for each source.
 
-    table    recordings, without those that `birdkit.tables.keep_rated` takes out
-    sources  what is mixed in, by name, see birdkit.sources.choose_sources
+    table     recordings, without those that `birdkit.tables.keep_rated` takes out
+    sources   what is mixed in, by name, see birdkit.sources.choose_sources
+    labelled  windows of soundscapes that are examples, too, after the recordings; without those of the validating split
+    labels    what each example counts for where classes are balanced: a recording's primary label, a window's rarest
 
     Raises birdkit.tables.DataError for a table that does not fit, or of which the store's packing holds too little.
     """
 
     def __init__(self, table: pd.DataFrame, classes: Sequence[str], config: RunConfig, *, store: AudioStore,
-                 sources: Mapping[str, ClipSource] | None = None) -> None:
+                 sources: Mapping[str, ClipSource] | None = None, labelled: pd.DataFrame | None = None) -> None:
         self.n_samples = config.model.parts * config.frontend.n_samples
         self.seed = config.seed
         self.store = store
-        self.recordings = ClipSource.recordings(table, classes, config.data).within(store, config.example_s)
+        examples, self.labels = ClipSource.recordings(table, classes, config.data), table["label"].tolist()
+        if labelled is not None:
+            labelled = labelled.sort_values(["file", "start_s"], ignore_index=True)
+            windows = ClipSource.labelled(labelled, classes, config.example_s)
+            smooth = np.minimum(windows.target + np.float32(config.data.label_smoothing), 1)
+            examples = examples.followed_by(replace(windows, target=smooth))
+            self.labels += rarest_labels(labelled, self.labels)
+        self.recordings = examples.within(store, config.example_s)
+        self.columns = {name: k for k, name in enumerate(classes)}
         self.sources = {name: source.within(store, config.example_s) for name, source in (sources or {}).items()}
         self.rounds = {name: Rounds(source.odds, seed=config.seed, name=name) for name, source in self.sources.items()}
-        log.info("%d recordings of %d of %d classes, %.1f hours", len(table), table["label"].nunique(), len(classes),
+        self.matched = {name: MatchedRounds(source.matches, source.odds, seed=config.seed, name=name)
+                        for name, source in self.sources.items() if source.matches is not None}
+        log.info("%d recordings and %d labelled windows of %d of %d classes, %.1f hours", len(table),
+                 len(self.recordings) - len(table), len(set(self.labels) & set(classes)), len(classes),
                  self.recordings.length_s.sum() / 3600)
         self._reserve()
 
@@ -63,9 +77,23 @@ class ClipDataset(Dataset):
 
     def _example(self, key: Key) -> dict[str, Any]:
         position, recording = key
-        mixed = {name: self._cut(source, self.rounds[name][position], [self.rounds[name].seed, position, 1])
-                 for name, source in self.sources.items()}
+        mixed = {name: self._mixed_in(name, position, recording) for name in self.sources}
         return {**self._cut(self.recordings, recording, [self.seed, position]), "sources": mixed}
+
+    def _mixed_in(self, name: str, position: int, recording: int) -> dict[str, Any]:
+        """A clip of a source; of one that matches examples, a clip that holds the example's class, or nothing."""
+        source, rounds = self.sources[name], self.rounds[name]
+        row: int | None
+        if name in self.matched:
+            k = self.columns.get(self.labels[recording])
+            row = None if k is None else self.matched[name].row(position, k)
+        else:
+            row = rounds[position]
+        if row is not None:
+            return self._cut(source, row, [rounds.seed, position, 1])
+        n_classes = len(self.columns)
+        return {"wave": np.zeros(self.n_samples, np.float32), "target": np.zeros(n_classes, np.float32),
+                "weight": np.float32(0), "cell_weight": np.ones(n_classes, np.float32)}
 
     def _cut(self, source: ClipSource, row: int, seed: list[int]) -> dict[str, Any]:
         wave = source.clip(row, store=self.store, n_samples=self.n_samples, rng=np.random.default_rng(seed))
@@ -142,7 +170,7 @@ def training_batches(dataset: ClipDataset, labels: Sequence[str], config: RunCon
     depend on the number of workers, and are made ahead of the step, see `birdkit.feeding.feed`: close the generator
     (contextlib.closing) where the run may end before it.
 
-    labels      one per row of the dataset, whose classes are balanced
+    labels      one per row of the dataset, whose classes are balanced: its `labels`
     device      of the step; tensors for a GPU lie in page-locked memory
     rank        of this process among `world_size`: each gets its slice of every batch of `batch_size` examples, so
                 that together they see exactly the examples of one process

@@ -147,6 +147,11 @@ class Workspace:
         """The table of unlabelled soundscapes; MissingInputError before notebook 01."""
         return self._find("soundscapes.parquet")[0]
 
+    def labelled_soundscapes(self) -> Path | None:
+        """The table of labelled windows of soundscapes, None where the competition has none."""
+        found = self._look("labelled_soundscapes.parquet")
+        return found[0] if found else None
+
     def pseudo_labels(self, round: int) -> Path | None:
         """The pseudo-labels that round `round` trains on: None in round 0, MissingInputError before notebook 02."""
         return self._find(self.pseudo_labels_path(round).name)[0] if round > 0 else None

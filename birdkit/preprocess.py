@@ -27,6 +27,7 @@ from birdkit.config import SplitConfig
 from birdkit.filecache import FileCache
 from birdkit.fingerprint import Fingerprint, Fingerprinter, find_overlaps
 from birdkit.inference import one_thread
+from birdkit.labelled_soundscapes import audit_windows
 from birdkit.marks import centres_of, read_marks
 from birdkit.profiles import Competition, read_classes, read_scored, recognise
 from birdkit.settings import to_dict
@@ -50,6 +51,9 @@ class Audit:
                  (sha256 of the decoded samples), near_duplicate (the first file of the set, "" for none), split
                  (-1: always in training); and centre_s, NaN where there is none, if marks were given
     soundscapes  parquet, a row per usable unlabelled soundscape: file, duration_s, sample_rate_hz, split
+    labelled     parquet, a row per labelled window of a soundscape: file, start_s, end_s, labels (joined by a space,
+                 "" where nothing calls), split; None where the competition has none. Its files are not among the
+                 unlabelled ones
     excluded     csv, a row per file that cannot be used: file, reason
     report       json: settings, versions, counts, the split of every class, and what the counts count
     classes      in the order of the submission's columns
@@ -62,6 +66,7 @@ class Audit:
     report: Path
     classes: tuple[str, ...]
     counts: dict[str, int]
+    labelled: Path | None = None
 
 
 @dataclass
@@ -131,10 +136,16 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     table["split"] = splits.assign_splits(table, n_splits, seed=seed, config=splitting, scored=scored)
     splits.check_splits(table)
     soundscapes["split"] = splits.assign_soundscapes(soundscapes["file"].tolist(), n_splits, seed=seed)
+    labelled = None
+    if competition.labelled:
+        labelled, lists = audit_windows(folder / competition.labelled, soundscapes, classes, recorded=table["label"],
+                                        folder=competition.unlabelled, window_s=competition.window_s)
+        findings.lists |= lists
+        soundscapes = soundscapes[~soundscapes["file"].isin(labelled["file"])]
     settings = {"competition_dir": str(folder), "year": competition.year, "n_splits": n_splits, "seed": seed,
                 "splitting": to_dict(splitting), "near_duplicates": near_duplicates,
                 "marks": None if marks is None else str(marks)}
-    return _write(table, soundscapes, work, classes, findings, settings)
+    return _write(table, soundscapes, labelled, work, classes, findings, settings)
 
 
 def parse_secondary(text: str) -> list[str]:
@@ -290,9 +301,9 @@ def _near_duplicates(table: pd.DataFrame, soundscapes: pd.DataFrame, folder: Pat
     return splits.join_pairs(table["file"].tolist(), [(pair.first, pair.second) for pair in pairs])
 
 
-def _write(table: pd.DataFrame, soundscapes: pd.DataFrame, work: Path, classes: tuple[str, ...], findings: _Findings,
-           settings: dict[str, object]) -> Audit:
-    """Both tables and the report."""
+def _write(table: pd.DataFrame, soundscapes: pd.DataFrame, labelled: pd.DataFrame | None, work: Path,
+           classes: tuple[str, ...], findings: _Findings, settings: dict[str, object]) -> Audit:
+    """The tables and the report."""
     per_class, n_splits = {}, int(table["split"].max()) + 1
     for name, rows in table.groupby("label"):
         levels = rows["group"].str.split(":").str[0].value_counts()
@@ -303,17 +314,23 @@ def _write(table: pd.DataFrame, soundscapes: pd.DataFrame, work: Path, classes: 
     validated = set(table.loc[table["split"] >= 0, "label"])
     findings.lists["classes_always_in_training"] = [name for name in per_class if name not in validated]
     counts = {"classes": len(classes), "recordings": len(table), "minutes": round(table["duration_s"].sum() / 60),
-              "groups": int(table["group"].nunique()), "soundscapes": len(soundscapes), **findings.counts()}
+              "groups": int(table["group"].nunique()), "soundscapes": len(soundscapes)}
+    if labelled is not None:
+        counts |= {"labelled_soundscapes": int(labelled["file"].nunique()), "labelled_windows": len(labelled)}
+    counts |= findings.counts()
     versions = {"birdkit": birdkit.__version__, "python": platform.python_version(), "numpy": np.__version__,
                 "pandas": pd.__version__, "scikit-learn": sklearn.__version__, "soundfile": sf.__version__,
                 "libsndfile": sf.__libsndfile_version__}
     report = {"settings": settings, "versions": versions, "counts": counts, "classes": classes,
               "per_class": per_class, **findings.lists}
     result = Audit(work / "recordings.parquet", work / "soundscapes.parquet", work / "excluded.csv",
-                   work / "audit.json", classes, counts)
+                   work / "audit.json", classes, counts,
+                   None if labelled is None else work / "labelled_soundscapes.parquet")
     columns = [*RECORDING_COLUMNS, *(["centre_s"] if "centre_s" in table else [])]
     _replace(result.recordings, table[columns].to_parquet)
     _replace(result.soundscapes, soundscapes[list(SOUNDSCAPE_COLUMNS)].to_parquet)
+    if labelled is not None and result.labelled is not None:
+        _replace(result.labelled, labelled.to_parquet)
     _replace(result.report, lambda path: path.write_text(json.dumps(report, indent=1, ensure_ascii=False),
                                                          encoding="utf-8"))
     log.info("%s: %s", work, ", ".join(f"{name} {n}" for name, n in counts.items()))

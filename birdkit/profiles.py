@@ -34,6 +34,7 @@ class Competition:
     train_table   the table of recordings, with at least `columns`
     class_table   the table whose primary_label column holds every class and nothing else
     unlabelled    the folder of soundscapes to train on without labels
+    labelled      the table of spans of some of them that the host labelled; "" where there is none
     signature     files that tell the year apart, "file:column" where a column is asked of a table
     source        where these facts come from
     """
@@ -52,6 +53,7 @@ class Competition:
     unlabelled: str
     signature: tuple[str, ...]
     source: str
+    labelled: str = ""
 
     @property
     def windows(self) -> int:
@@ -83,7 +85,7 @@ PROFILES: dict[int, Competition] = {year.year: year for year in (
         columns=("primary_label", "secondary_labels", "filename", "collection", "rating", "author"),
         class_table="taxonomy.csv", unlabelled="train_soundscapes",
         signature=("train.csv", "taxonomy.csv:class_name", "train_soundscapes_labels.csv"),
-        source="https://www.kaggle.com/competitions/birdclef-2026"),
+        source="https://www.kaggle.com/competitions/birdclef-2026", labelled="train_soundscapes_labels.csv"),
 )}
 
 

@@ -151,7 +151,7 @@ class RunFiles:
         """Make a checkpoint the one named best, and what it says of the validation its predictions."""
         _copy(self.folder / name, self.folder / BEST)
         if validated is not None:
-            origin = {**validated.origin, "training_table": self.table_hash, "pseudo_labels": self.labels_hash}
+            origin = {**validated.origin, "training_table": self.table_hash, "labels": self.labels_hash}
             replace(validated, origin=origin).save(self.folder / PREDICTIONS)
 
     def keep_epoch(self, epoch: int) -> None:

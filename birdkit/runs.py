@@ -76,15 +76,17 @@ class Run:
             return None
         return inside if inside.is_dir() else given
 
-    def labels_hash(self) -> str:
-        """birdkit.training.labels_hash of the pseudo-labels to train on."""
-        return training.labels_hash(self.read_pseudo_labels(), profiles.read_classes(self.competition_dir))
+    def labels(self) -> dict[str, pd.DataFrame | None]:
+        """The tables of labels of soundscapes to train on, as birdkit.training.fit takes them, checked."""
+        classes, work = profiles.read_classes(self.competition_dir), kaggle.Workspace(self.work_dir)
+        pseudo_labels, windows = self.pseudo_label_table(), work.labelled_soundscapes()
+        return {"pseudo_labels": None if pseudo_labels is None else pseudolabel.read(
+                    pseudo_labels, classes=classes, expected_round=self.round),
+                "labelled_soundscapes": None if windows is None else pd.read_parquet(windows)}
 
-    def read_pseudo_labels(self) -> pd.DataFrame | None:
-        """The pseudo-labels to train on, checked; None in round 0."""
-        path = self.pseudo_label_table()
-        return None if path is None else pseudolabel.read(
-            path, classes=profiles.read_classes(self.competition_dir), expected_round=self.round)
+    def labels_hash(self) -> str:
+        """birdkit.training.labels_hash of those tables."""
+        return training.labels_hash(self.labels(), profiles.read_classes(self.competition_dir))
 
     def command(self) -> list[str]:
         """The command that trains this run in a process of its own."""
@@ -117,8 +119,8 @@ def train(run: Run, *, progress: bool = True) -> training.FitResult:
     recordings = pd.read_parquet(work.recordings())
     soundscapes = pd.read_parquet(work.soundscapes())
     return training.fit(config, recordings, classes, root=run.competition_dir, out_dir=run.folder,
-                        soundscapes=soundscapes, pseudo_labels=run.read_pseudo_labels(), packed=work.packed(),
-                        resume_from=run.earlier(), progress=progress)
+                        soundscapes=soundscapes, packed=work.packed(), resume_from=run.earlier(), progress=progress,
+                        **run.labels())
 
 
 def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.0,

@@ -86,6 +86,31 @@ class Rounds:
         return int(rows[place])
 
 
+class MatchedRounds:
+    """Which row of a source each position of a run gets, of the rows that hold one class: `Rounds` of those rows.
+
+    matches  (R, K) bool, which classes a row holds
+    odds     (R,) >= 0, as for Rounds
+
+    >>> matched = MatchedRounds(np.array([[True, False], [True, False]]), [1, 1], seed=0, name="windows")
+    >>> sorted(matched.row(position, 0) for position in (0, 1)), matched.row(0, 1)
+    ([0, 1], None)
+    """
+
+    def __init__(self, matches: NDArray[np.bool_], odds: NDArray[np.float64] | Sequence[float], *, seed: int,
+                 name: str) -> None:
+        self._matches, self._odds, self._seed, self._name = matches, np.asarray(odds, np.float64), seed, name
+        self._of_class: dict[int, tuple[NDArray[np.int64], Rounds | None]] = {}
+
+    def row(self, position: int, k: int) -> int | None:
+        """A row that holds class k, or None where none does."""
+        if k not in self._of_class:
+            rows = np.flatnonzero(self._matches[:, k] & (self._odds > 0))
+            self._of_class[k] = rows, Rounds(self._odds[rows], seed=self._seed, name=self._name) if len(rows) else None
+        rows, rounds = self._of_class[k]
+        return None if rounds is None else int(rows[rounds[position]])
+
+
 def limit_classes(labels: Sequence[str], *, least: int = 0, most: int | None = None,
                   seed: int | Sequence[int]) -> NDArray[np.int64]:
     """Indices of the recordings to train on, sorted: none of a class more than `most`, none less than `least`.

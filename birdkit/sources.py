@@ -11,14 +11,16 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from birdkit import audio, crops
 from birdkit.audio_store import AudioStore
-from birdkit.config import SOUNDSCAPES, DataConfig, RunConfig
+from birdkit.config import LABELLED, PSEUDO, SOUNDSCAPES, DataConfig, PseudoConfig, RunConfig, SourceConfig
 from birdkit.kaggle import AUDIO_SUFFIXES
+from birdkit.labelled_soundscapes import runs_of, window_cells
 from birdkit.tables import (
     DataError,
     check_columns,
@@ -30,7 +32,8 @@ from birdkit.tables import (
     refuse_low_rated,
     spans,
 )
-from birdkit.window_labels import clip_labels, window_labels, window_odds
+from birdkit.window_choice import choose_windows, loud_enough, window_odds
+from birdkit.window_labels import capped, clip_labels, label_lines, read_probabilities, shape_labels
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class ClipSource:
     odds         (R,) how often a row is drawn where the source is mixed in, in proportion
     centre_s     (R,) what a "marked" clip is centred on; NaN for none
     crop, short  where a clip is cut, and what fills it up, see DataConfig
+    matches      (R, K) bool, the examples of which classes a row is given to, see SourceConfig.match; None: of any
     """
 
     file: np.ndarray
@@ -62,6 +66,7 @@ class ClipSource:
     centre_s: np.ndarray
     crop: str = "random"
     short: str = "repeat"
+    matches: np.ndarray | None = None
 
     @classmethod
     def recordings(cls, table: pd.DataFrame, classes: Sequence[str], config: DataConfig) -> ClipSource:
@@ -114,16 +119,53 @@ class ClipSource:
         return cls.unlabelled(pd.DataFrame(durations.items(), columns=["file", "duration_s"]), n_classes)
 
     @classmethod
-    def pseudo_labelled(cls, table: pd.DataFrame, classes: Sequence[str], config: DataConfig,
-                        clip_s: float) -> ClipSource:
-        """From a pseudo-label table: a row per window, at whose start the clip starts, see `birdkit.window_labels`."""
-        n, table = len(table), table.sort_values(["file", "start_s"], ignore_index=True)
-        labels = window_labels(table, classes, config)
-        rest_s = table.groupby("file")["end_s"].transform("max") - table["start_s"]
-        return cls(table["file"].to_numpy(object), table["start_s"].to_numpy(float),
-                   rest_s.clip(upper=clip_s).to_numpy(float), config.pseudo_target * clip_labels(table, labels, clip_s),
-                   np.ones(n, np.float32), _constant(1.0, n, len(classes)), window_odds(table, labels, config),
-                   np.full(n, np.nan), crop="first")
+    def pseudo_labelled(cls, table: pd.DataFrame, classes: Sequence[str], config: PseudoConfig, clip_s: float, *,
+                        match: float = 0.0) -> ClipSource:
+        """From a pseudo-label table: a row per chosen window, at whose start the clip starts.
+
+        What the settings do is in `birdkit.window_labels` and `birdkit.window_choice`; match is as in SourceConfig.
+        Raises DataError where a class has no column, or the settings leave no window.
+        """
+        table = table.sort_values(["file", "start_s"], ignore_index=True)
+        probability = read_probabilities(table, classes)
+        used = loud_enough(probability, config)
+        labels = shape_labels(probability, label_lines(probability[used], classes, config), config)
+        rows = choose_windows(probability, labels, used, config)
+        heard = clip_labels(table, labels, clip_s)[rows]
+        rest_s = (table.groupby("file")["end_s"].transform("max") - table["start_s"]).to_numpy(float)[rows]
+        return cls._windows(table.iloc[rows], rest_s.clip(max=clip_s), capped(config.target * heard, config.label_sum),
+                            odds=window_odds(table, labels, rows, config), matches=heard >= match if match else None)
+
+    @classmethod
+    def labelled(cls, table: pd.DataFrame, classes: Sequence[str], clip_s: float, *, match: float = 0.0,
+                 label_sum: float = 0.0) -> ClipSource:
+        """From labelled windows of soundscapes, see birdkit.labelled_soundscapes: a row per window, by file and time.
+
+        The clip starts where the window does and ends with the last of those that follow on it: what lies beyond is
+        not labelled. match and label_sum are as in SourceConfig. Raises DataError for a label that is no class.
+        """
+        table = table.sort_values(["file", "start_s"], ignore_index=True)
+        run = table.assign(file=runs_of(table))
+        heard = clip_labels(run, window_cells(table, classes).astype(np.float32), clip_s)
+        rest_s = (run.groupby("file")["end_s"].transform("max") - run["start_s"]).to_numpy(float)
+        return cls._windows(table, rest_s.clip(max=clip_s), capped(heard, label_sum), odds=np.ones(len(table)),
+                            matches=heard >= match if match else None)
+
+    @classmethod
+    def _windows(cls, table: pd.DataFrame, length_s: np.ndarray, target: np.ndarray, *, odds: np.ndarray,
+                 matches: np.ndarray | None) -> ClipSource:
+        """Rows that begin where windows do; everything is known of them."""
+        n = len(table)
+        return cls(table["file"].to_numpy(object), table["start_s"].to_numpy(float), length_s,
+                   target.astype(np.float32), np.ones(n, np.float32), _constant(1.0, n, target.shape[1]), odds,
+                   np.full(n, np.nan), crop="first", matches=matches)
+
+    def followed_by(self, other: ClipSource) -> ClipSource:
+        """These rows and then those of another, whose ranges are no longer than a clip, so that both crop alike."""
+        columns = ("file", "start_s", "length_s", "target", "weight", "cell_weight", "odds", "centre_s")
+        together: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(other, name)])
+                                    for name in columns}
+        return replace(self, **together)
 
     def within(self, store: AudioStore, clip_s: float) -> ClipSource:
         """The same rows, their ranges cut to what the store's packing holds of them.
@@ -171,7 +213,8 @@ class ClipSource:
 
 
 def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence[str], *, recordings: pd.DataFrame,
-                   soundscapes: pd.DataFrame | None, pseudo_labels: pd.DataFrame | None) -> dict[str, ClipSource]:
+                   soundscapes: pd.DataFrame | None, pseudo_labels: pd.DataFrame | None,
+                   labelled_soundscapes: pd.DataFrame | None = None) -> dict[str, ClipSource]:
     """The sources that augmentations ask for, by name; nothing else is decoded.
 
     "soundscapes" are pseudo-labelled windows from round 1 on, whole unlabelled soundscapes before; all others are in
@@ -183,6 +226,7 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
     recordings     the training rows; those of the validating split are left out again
     soundscapes    the soundscapes table without the validating split, or None
     pseudo_labels  its pseudo-label table, or None
+    labelled_soundscapes  the table of labelled windows without the validating split, or None
 
     Raises ValueError where the round of the config and the presence of pseudo-labels contradict each other, a needed
     source is not configured, or holds nothing.
@@ -205,11 +249,15 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
             chosen[name] = _soundscapes(config, classes, soundscapes, pseudo_labels)
         elif configured[name].kind == "folder":
             chosen[name] = ClipSource.folder(configured[name].path, len(classes))
-        else:
+        elif configured[name].kind == "recordings":
             rows = choose_recordings(recordings, configured[name], classes, seed=config.seed)
             chosen[name] = ClipSource.recordings(rows, classes, config.data)
-    if n_labels and SOUNDSCAPES not in needed:
-        log.warning("no augmentation mixes in the source %r: %d pseudo-labels are not used", SOUNDSCAPES, n_labels)
+        else:
+            chosen[name] = _windows(config, configured[name], classes, pseudo_labels, labelled_soundscapes)
+    labels_used = {SOUNDSCAPES, *(source.name for source in config.data.sources if source.kind == PSEUDO)}
+    if n_labels and not labels_used & set(needed):
+        log.warning("no augmentation mixes in the source %s: %d pseudo-labels are not used",
+                    " or ".join(map(repr, sorted(labels_used))), n_labels)
     describe(chosen)
     return chosen
 
@@ -224,11 +272,25 @@ def describe(sources: Mapping[str, ClipSource]) -> None:
 def _soundscapes(config: RunConfig, classes: Sequence[str], soundscapes: pd.DataFrame | None,
                  pseudo_labels: pd.DataFrame | None) -> ClipSource:
     if pseudo_labels is not None and len(pseudo_labels):
-        return ClipSource.pseudo_labelled(pseudo_labels, classes, config.data, config.example_s)
+        return ClipSource.pseudo_labelled(pseudo_labels, classes, config.pseudo, config.example_s)
     if soundscapes is None or not len(soundscapes):
         raise ValueError(f"an augmentation mixes in the source {SOUNDSCAPES!r}, but there are no soundscapes to train "
                          "on: give some, or take the augmentation out")
     return ClipSource.unlabelled(soundscapes, len(classes))
+
+
+def _windows(config: RunConfig, source: SourceConfig, classes: Sequence[str], pseudo_labels: pd.DataFrame | None,
+             labelled_soundscapes: pd.DataFrame | None) -> ClipSource:
+    """A source of kind "labelled_soundscapes" or "pseudo_labels"."""
+    table = labelled_soundscapes if source.kind == LABELLED else pseudo_labels
+    if table is None or not len(table):
+        raise ValueError(f"an augmentation mixes in the source {source.name!r} of kind {source.kind!r}, but there are "
+                         f"none to train on in round {config.round}: "
+                         + ("run notebook 01 again where the competition has some" if source.kind == LABELLED else
+                            "pseudo-labels are there from round 1 on") + ", or take the augmentation out")
+    if source.kind == LABELLED:
+        return ClipSource.labelled(table, classes, config.example_s, match=source.match, label_sum=source.label_sum)
+    return ClipSource.pseudo_labelled(table, classes, config.pseudo, config.example_s, match=source.match)
 
 
 def _constant(value: float, n: int, n_classes: int) -> np.ndarray:

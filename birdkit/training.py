@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from birdkit import distributed
 from birdkit.audio_store import AudioStore
-from birdkit.config import RunConfig
+from birdkit.config import LABELLED, RunConfig
 from birdkit.data import ClipDataset, steps_per_epoch, training_batches
 from birdkit.distributed import World
 from birdkit.loop import Loop, Session
@@ -51,7 +51,8 @@ class FitResult:
 
 def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, root: Path | str, out_dir: Path | str,
         soundscapes: pd.DataFrame | None = None, pseudo_labels: pd.DataFrame | None = None,
-        packed: Path | str | None = None, resume_from: Path | str | None = None, progress: bool = True) -> FitResult:
+        labelled_soundscapes: pd.DataFrame | None = None, packed: Path | str | None = None,
+        resume_from: Path | str | None = None, progress: bool = True) -> FitResult:
     """Train one split into `out_dir`. A run that was killed or stopped goes on at the step of its last saved state, and
     ends as if nothing had happened: on a CPU, bit by bit.
 
@@ -62,6 +63,8 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
     root           folder that the tables' files are relative to
     soundscapes    unlabelled soundscapes: those of the validating split to validate over, the others to mix in
     pseudo_labels  their pseudo-label table, from round 1 on; again without the validating split
+    labelled_soundscapes  windows of other soundscapes that the host labelled, as DataConfig and its sources ask for
+                   them; again without the validating split
     packed         folder of a packing of the audio, see birdkit.audio_store.AudioStore
     resume_from    the output of an earlier session, which may be read-only, to go on from where `out_dir` has no state
 
@@ -74,7 +77,7 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
     torch.set_flush_denormal(True)  # an untrained network is up to eight times slower on denormal numbers
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    learnt = labels_hash(pseudo_labels, classes)
+    learnt = labels_hash({"pseudo_labels": pseudo_labels, "labelled_soundscapes": labelled_soundscapes}, classes)
     trained, mixed = recordings, soundscapes
     if config.split >= 0:
         trained = recordings[recordings["split"] != config.split]
@@ -83,50 +86,65 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
             if pseudo_labels is not None:
                 pseudo_labels = pseudo_labels[pseudo_labels["file"].isin(mixed["file"])]
     trained = keep_rated(trained, config.data)
+    windows = _labelled_windows(config, labelled_soundscapes)
+    examples = windows if config.data.labelled_soundscapes else None
     with distributed.join_world() as world:
-        trainer = _build_trainer(config, len(classes), len(trained), world)
+        n_examples = len(trained) + (0 if examples is None else len(examples))
+        trainer = _build_trainer(config, len(classes), n_examples, world)
         files = RunFiles(Path(out_dir), config, classes=classes, table_hash=table_hash(trained),
                          labels_hash=learnt,
-                         seen={*trained["file"], *([] if pseudo_labels is None else pseudo_labels["file"])})
+                         seen={file for table in (trained, pseudo_labels, windows) if table is not None
+                               for file in table["file"]})
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)
             sources = choose_sources(config, trainer.sources, classes, recordings=trained, soundscapes=mixed,
-                                     pseudo_labels=pseudo_labels)
-            dataset = ClipDataset(trained, classes, config, store=store, sources=sources)
+                                     pseudo_labels=pseudo_labels, labelled_soundscapes=windows)
+            dataset = ClipDataset(trained, classes, config, store=store, sources=sources, labelled=examples)
             if config.split >= 0 and world.first:
                 held_out = recordings[recordings["split"] == config.split]
                 loop.validation = Validation.prepare(config, held_out, classes, store=store, soundscapes=soundscapes,
                                                      progress=progress)
-            batches = training_batches(dataset, trained["label"].tolist(), config, first_step=trainer.step,
+            batches = training_batches(dataset, dataset.labels, config, first_step=trainer.step,
                                        device=trainer.device, rank=world.rank, world_size=world.size)
             with contextlib.closing(batches):
                 loop.train(batches, progress=progress and world.first)
         return world.share(_result(loop))
 
 
-def labels_hash(pseudo_labels: pd.DataFrame | None, classes: Sequence[str]) -> str:
-    """sha256 over the windows of a pseudo-label table and their labels, what predictions.npz says a run learnt from.
+def labels_hash(labels: Mapping[str, pd.DataFrame | None], classes: Sequence[str]) -> str:
+    """sha256 over the windows of tables of labels and what they say, by the tables' names; "" without any.
 
-    "" without a table.
+    What a run is told apart by from one that learnt from other labels, and what predictions.npz says of it.
     """
-    if pseudo_labels is None:
-        return ""
-    columns = ["file", "start_s", *(name for name in classes if name in pseudo_labels.columns)]
-    rows = pd.util.hash_pandas_object(pseudo_labels[columns], index=False).to_numpy()
-    return hashlib.sha256(rows.tobytes()).hexdigest()
+    tables = {name: table for name, table in sorted(labels.items()) if table is not None}
+    digest = hashlib.sha256()
+    for name, table in tables.items():
+        columns = [name for name in ("file", "start_s", "end_s", "labels", *classes) if name in table.columns]
+        digest.update(name.encode())
+        digest.update(pd.util.hash_pandas_object(table[columns], index=False).to_numpy().tobytes())
+    return digest.hexdigest() if tables else ""
 
 
-def _build_trainer(config: RunConfig, n_classes: int, n_recordings: int, world: World) -> Trainer:
+def _labelled_windows(config: RunConfig, table: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The labelled windows that the run is to learn from: None where there are none, or nothing asks for them."""
+    asked = config.data.labelled_soundscapes or any(source.kind == LABELLED for source in config.data.sources)
+    if table is None or not asked:
+        return None
+    table = table[table["split"] != config.split] if config.split >= 0 else table
+    return table.reset_index(drop=True) if len(table) else None
+
+
+def _build_trainer(config: RunConfig, n_classes: int, n_examples: int, world: World) -> Trainer:
     """The model with its first weights, which the seed decides, and the trainer of it."""
-    per_epoch = steps_per_epoch(config, n_recordings)
+    per_epoch = steps_per_epoch(config, n_examples)
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         model = build_model(config.model, config.frontend, n_classes)
     trainer = Trainer(config, model, total_steps=per_epoch * config.train.epochs, per_epoch=per_epoch,
                       device="cuda" if torch.cuda.is_available() else "cpu", world=world)
-    log.info("%s parameters, %d recordings, %d epochs of %d steps of %d examples",
-             f"{sum(p.numel() for p in model.parameters()):,}", n_recordings, config.train.epochs, per_epoch,
+    log.info("%s parameters, %d recordings and windows, %d epochs of %d steps of %d examples",
+             f"{sum(p.numel() for p in model.parameters()):,}", n_examples, config.train.epochs, per_epoch,
              config.train.batch_size)
     return trainer
 

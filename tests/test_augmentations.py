@@ -22,6 +22,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "part_mixup": {"parts": 4},  # 8000 samples and 64 frames are not six equal parts
     "repeat": {"counts": [1, 2], "member": SUMIX},
     "during": {"member": SUMIX},
+    "one_of": {"members": [{**SUMIX, "share": 0.6}, {"name": "soundscape_mix", "options": {}, "share": 0.4}]},
+    "substitute": {"source": "selected"},
     "selective_mixup": {"per": "example"},
     "filter_chain": {"members": [{"name": name, "options": {"p": 0.5}} for name in FILTERS]},
 }

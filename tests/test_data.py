@@ -13,7 +13,7 @@ from conftest import RATE, click, noise, tone
 from birdkit.audio import AudioError
 from birdkit.audio_store import AudioStore
 from birdkit.batch import Batch
-from birdkit.config import DataConfig, RunConfig
+from birdkit.config import PseudoConfig, RunConfig
 from birdkit.data import ClipDataset, steps_per_epoch, training_batches
 from birdkit.packing import pack
 from birdkit.settings import replace
@@ -65,7 +65,7 @@ def two_sources(root) -> dict[str, ClipSource]:
     sf.write(root / "rain.wav", 0.01 * noise(9, seed=5), RATE, subtype="FLOAT")
     windows = pd.DataFrame({"file": "s.wav", "start_s": [0.0, 2.0, 4.0], "end_s": [2.0, 4.0, 6.0], "ant": [0.0, 0.8, 0],
                             "bee": 0.0, "crow": 0.0})
-    return {"soundscapes": ClipSource.pseudo_labelled(windows, CLASSES, DataConfig(), 2.0),
+    return {"soundscapes": ClipSource.pseudo_labelled(windows, CLASSES, PseudoConfig(), 2.0),
             "rain": ClipSource.unlabelled(pd.DataFrame({"file": ["rain.wav"], "duration_s": [9.0]}), 3)}
 
 
@@ -317,3 +317,40 @@ def test_a_packed_table_trains_on_the_same_examples(table, tmp_path, quick, form
         (tmp_path / file).unlink()
     for a, b in zip(plain, run(table, tmp_path, quick, packed=tmp_path / "packed"), strict=True):
         assert torch.allclose(a.signal, b.signal, atol=2e-5) and torch.equal(a.target, b.target)
+
+
+# Examples of a class's own --------------------------------------------------------------------------------------------
+
+def matched_source(root, match: float = 0.5) -> dict[str, ClipSource]:
+    """Six windows of 2 s, each of its own amplitude: ants in the second and third, a doubtful bee in the fourth."""
+    wave = np.concatenate([(0.1 + 0.1 * second) * np.ones(2 * RATE, np.float32) for second in range(6)])
+    sf.write(root / "levels.wav", wave, RATE, subtype="FLOAT")
+    windows = pd.DataFrame({"file": "levels.wav", "start_s": 2.0 * np.arange(6), "end_s": 2.0 * np.arange(6) + 2,
+                            "ant": [0.0, 0.9, 0.6, 0, 0, 0], "bee": [0.0, 0, 0, 0.4, 0, 0], "crow": 0.0})
+    return {"matched": ClipSource.pseudo_labelled(windows, CLASSES, PseudoConfig(), 2.0, match=match)}
+
+
+def test_a_matched_clip_holds_the_class_of_its_example(table, tmp_path, small_run) -> None:
+    """2025 second place replaces an ant by an ant: whatever else would upset the balance of classes, and the label."""
+    config = replace(small_run, frontend__clip_s=2.0)
+    dataset = make_dataset(table, tmp_path, config, sources=matched_source(tmp_path))
+    levels = Counter(round(float(dataset[(position, 0)]["sources"]["matched"]["wave"].mean()), 2)
+                     for position in range(40))
+    assert set(levels) == {0.2, 0.3} and min(levels.values()) >= 15
+    example = dataset[(3, 0)]["sources"]["matched"]
+    assert float(example["target"][0]) in (pytest.approx(0.9), pytest.approx(0.6)) and float(example["weight"]) == 1
+    for recording in (1, 2):  # the bee is only suspected, and there is no crow
+        nothing = dataset[(3, recording)]["sources"]["matched"]
+        assert not nothing["wave"].any() and not nothing["target"].any() and float(nothing["weight"]) == 0
+    sure = make_dataset(table, tmp_path, config, sources=matched_source(tmp_path, match=0.3))
+    assert float(sure[(3, 1)]["sources"]["matched"]["weight"]) == 1
+
+
+def test_matched_clips_come_again_after_an_interruption_and_in_workers(table, tmp_path, quick) -> None:
+    """From (seed, position) alone, as everything else."""
+    config = replace(quick, frontend__clip_s=2.0)
+    whole = run(table, tmp_path, config, sources=matched_source(tmp_path))
+    assert_same(whole[4:], run(table, tmp_path, config, sources=matched_source(tmp_path), first_step=4))
+    assert_same(whole, run(table, tmp_path, replace(config, train__workers=1), sources=matched_source(tmp_path)))
+    weights = torch.cat([batch.sources["matched"].weight for batch in whole])
+    assert 0 < float(weights.mean()) < 1

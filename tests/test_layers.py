@@ -20,7 +20,7 @@ LAYERS = (
     "config audio splits batch output ambience calls composition crops packed distributed filecache marks",
     "frontend losses augmentations sampling presets recipes soundscapes optimisation",
     "models fingerprint",
-    "checkpoint tables window_labels audio_store sources feeding data",
+    "checkpoint tables window_labels window_choice labelled_soundscapes audio_store sources feeding data",
     "inference predictor export preprocess packing call_sources synthesis",
     "validation averaging run_files trainer loop training pseudolabel submission",
     "runs plan experiments rounds pipeline report report_compare report_rounds catalogue cli __main__",

@@ -1,13 +1,14 @@
 """Models: axes where they belong, widths from the backbone, nothing that does not unfold."""
-import dataclasses
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from birdkit.config import FrontEndConfig, ModelConfig
 from birdkit.folding import fold, unfold
 from birdkit.models import BACKBONES, HEADS, MODELS, build_model
+from birdkit.models.backbones import build_backbone
 from birdkit.models.input_norm import InputNorm
 from birdkit.models.pooling import GeM, smooth_segments
 from birdkit.models.sed import SED
@@ -226,11 +227,20 @@ def test_training_sees_the_same_image_as_inference(small_run) -> None:
         assert torch.equal(model(wave).clip_logits, model.classify(model.frontend(wave)).clip_logits)
 
 
-def test_drop_path_reaches_the_backbone(small_run) -> None:
+@pytest.mark.parametrize("name", [*NAMES, "eca_nfnet_l0", "tf_efficientnetv2_s"])
+def test_drop_path_reaches_every_backbone(name: str) -> None:
     """The 2025 winner's stochastic depth must not be a setting that nothing reads."""
-    config = dataclasses.replace(small_run.model, drop_path=0.5)
-    model = build_model(config, small_run.frontend, 3)
-    assert any("DropPath" in type(module).__name__ for module in model.modules())
+    for rate in (0.0, 0.15):
+        network = build_backbone(ModelConfig(backbone=name, drop_path=rate), 1)
+        rates = [float(part.drop_prob) for part in network.modules() if isinstance(part, DropPath)]
+        assert max(rates, default=0.0) == pytest.approx(rate)
+
+
+def test_a_backbone_without_stochastic_depth_is_refused(monkeypatch) -> None:
+    """A student that was to forget blocks and did not is another experiment."""
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: nn.Conv2d(1, 1, 1))
+    with pytest.raises(ValueError, match=r"resnet10t has no stochastic depth: drop_path = 0\.15 would do nothing"):
+        build_backbone(ModelConfig(backbone="resnet10t", drop_path=0.15), 1)
 
 
 def test_the_scratch_network_hears_pitch(small_run) -> None:

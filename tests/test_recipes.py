@@ -54,6 +54,30 @@ def test_splits_take_the_members_in_turn() -> None:
     assert (late.model.backbone, late.train.epochs) == (second, 3)
 
 
+def test_rounds_have_changes_of_their_own_over_those_of_all_later_rounds() -> None:
+    """The 2025 winner's exponents differ by round: one power for all of them is another recipe."""
+    recipe = recipes.Recipe(RunConfig(), later={"pseudo__power": 9.0, "train__epochs": 3},
+                            by_round=({"pseudo__power": 1.0}, {"pseudo__power": 2.0, "model__backbone": "resnet34"}))
+    powers = [recipe.run(round, 0).pseudo.power for round in range(4)]
+    assert powers == [1.0, 1.0, 2.0, 2.0] and recipe.run(1, 0).train.epochs == 3
+    assert [recipe.run(round, 0).model.backbone == "resnet34" for round in range(4)] == [False, False, True, True]
+
+
+def test_the_winners_rounds_are_as_they_published_them() -> None:
+    """Exponents above 1, which lower the unsure labels; shares and caps of the injectors; the rate of substitution."""
+    first = [recipes.get("babych2025").run(round, 0) for round in range(5)]
+    assert [run.pseudo.power for run in first[1:]] == pytest.approx([1, 1 / 0.65, 1 / 0.55, 1 / 0.6])
+    assert [run.model.drop_path for run in first] == [0, 0.15, 0.15, 0.15, 0.15]
+    assert first[1].pseudo.sampler == "sum" and first[1].augment.wave[-1].options == {"p": 1.0}
+    assert recipes.get("t4").run(2, 0).pseudo.power == pytest.approx(1 / 0.65)
+    second = recipes.get("sydorskyi2025").run(1, 0)
+    assert second.augment.wave[0].options == {"p": 0.4} and (second.pseudo.least_peak, second.pseudo.floor) == (.5, .1)
+    third = recipes.get("babych2026").run(1, 0)
+    shares = [entry["share"] for entry in third.augment.wave[1].options["members"]]
+    caps = third.pseudo.label_sum, third.data.sources[0].label_sum
+    assert shares == [0.75, 0.1875] and caps == (0.75, 0.5)
+
+
 def competition_of(folder: Path, year: int) -> Path:
     """The tables of a competition with a bird, a frog and another bird."""
     (folder / "train.csv").write_text("primary_label,filename\n")

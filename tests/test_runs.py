@@ -64,7 +64,7 @@ def test_a_command_says_the_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(runs, "train", note)
     changes = {"augment__wave": [{"name": "gain", "options": {"max_db": 6.0}}], "model__backbone": "5", "seed": 3,
-               "data__collection_weights": {"iNat": 0.5}, "data__pseudo_hard": None, "train__compile": True}
+               "data__collection_weights": {"iNat": 0.5}, "pseudo__hard": None, "train__compile": True}
     full = Run(tmp_path / "in", tmp_path / "work", "small", 1, 2, changes, {"no call": "/x=y"}, tmp_path / "out",
                tmp_path / "labels.parquet", "/earlier", 1234.5)
     for one in (full, Run(tmp_path, tmp_path, "tiny", split=-1)):
@@ -155,7 +155,7 @@ def test_the_best_checkpoint_leaves_what_it_says_of_the_validation(run: Run) -> 
     done = train(run, progress=False)
     left = Validated.read(run.folder / "predictions.npz")
     assert left.score == pytest.approx(done.history["score"].max(), abs=1e-9)
-    assert left.origin["config"] == checkpoint.read_info(done.best)["config"] and left.origin["pseudo_labels"] == ""
+    assert left.origin["config"] == checkpoint.read_info(done.best)["config"] and left.origin["labels"] == ""
     everything = dataclasses.replace(run, split=-1)
     train(everything, progress=False)
     assert not (everything.folder / "predictions.npz").exists()

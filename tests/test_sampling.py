@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from birdkit.sampling import Rounds, class_weights, draw_epoch, draw_rows, limit_classes
+from birdkit.sampling import MatchedRounds, Rounds, class_weights, draw_epoch, draw_rows, limit_classes
 
 LABELS = ["owl"] * 400 + ["frog"] * 100 + ["cricket"] * 25
 
@@ -140,3 +140,16 @@ def test_rows_of_a_source_are_drawn_by_their_odds() -> None:
     rounds = Rounds([0.0, 1.0, 3.0, 4.0], seed=0, name="soundscapes")
     counts = np.bincount([rounds[position] for position in range(4000)], minlength=4)
     assert counts[0] == 0 and counts[1:] / 4000 == pytest.approx([1 / 8, 3 / 8, 4 / 8], abs=0.02)
+
+
+def test_matched_rounds_give_rows_of_the_class_alone_and_each_as_often_as_its_odds() -> None:
+    """An owl that is replaced by a window without an owl is a wrong label."""
+    matches = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0]], bool)
+    matched = MatchedRounds(matches, [1, 1, 1, 0], seed=0, name="windows")
+    rows = [matched.row(position, 0) for position in range(400)]
+    assert Counter(rows) == {0: 200, 1: 200}  # the fourth has odds 0
+    assert matched.row(0, 2) is None
+    again = MatchedRounds(matches, [1, 1, 1, 0], seed=0, name="windows")
+    assert [again.row(position, 0) for position in reversed(range(400))] == rows[::-1]
+    other = MatchedRounds(matches, [1, 1, 1, 0], seed=0, name="others")
+    assert [other.row(position, 0) for position in range(400)] != rows

@@ -8,12 +8,12 @@ import soundfile as sf
 from conftest import RATE, noise, tone
 
 from birdkit.audio_store import AudioStore
-from birdkit.config import DataConfig, RunConfig, SourceConfig
+from birdkit.config import DataConfig, PseudoConfig, RunConfig, SourceConfig
 from birdkit.packing import pack
 from birdkit.settings import replace
 from birdkit.sources import ClipSource, choose_sources
 from birdkit.tables import DataError, keep_rated, make_cell_weights, make_targets, make_weights
-from birdkit.window_labels import window_odds
+from birdkit.window_choice import window_odds
 
 CLASSES = ("ant", "bee", "crow")
 
@@ -38,7 +38,7 @@ def test_pseudo_labels_are_matched_by_name_and_cover_the_clip() -> None:
     """A clip of 4 s holds two windows of 2 s; what is in either is in the clip."""
     shuffled = windows().sample(frac=1, random_state=1)
     for given in (windows(), shuffled):
-        source = ClipSource.pseudo_labelled(given, CLASSES, DataConfig(), 4.0)
+        source = ClipSource.pseudo_labelled(given, CLASSES, PseudoConfig(), 4.0)
         assert source.file.tolist() == ["s.wav"] * 3 + ["t.wav"] * 3
         assert np.allclose(source.target, [[0.8, 0, 0.9], [0.8, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0.5], [0, 0, 0.5]])
         assert source.length_s.tolist() == [4, 4, 2] * 2  # the last clip of a file ends with it
@@ -47,14 +47,14 @@ def test_pseudo_labels_are_matched_by_name_and_cover_the_clip() -> None:
 
 def test_power_floor_and_target_shape_pseudo_labels() -> None:
     """A power above 1 lowers the unsure ones; low probabilities become zero; all of them may count less."""
-    config = DataConfig(pseudo_power=2.0, pseudo_floor=0.3, pseudo_target=0.5)
+    config = PseudoConfig(power=2.0, floor=0.3, target=0.5)
     source = ClipSource.pseudo_labelled(windows(), CLASSES, config, 2.0)
     assert np.allclose(source.target[:, 2], [0.405, 0, 0, 0, 0, 0]) and np.allclose(source.target[1, 0], 0.32)
 
 
 def test_hard_pseudo_labels_are_the_teachers_decision() -> None:
     """The second seed's threshold of 0.5, of the probability itself whatever power and floor are set to."""
-    config = DataConfig(pseudo_hard=0.5, pseudo_power=4.0, pseudo_floor=0.9)
+    config = PseudoConfig(hard=0.5, power=4.0, floor=0.9)
     source = ClipSource.pseudo_labelled(windows(), CLASSES, config, 2.0)
     assert source.target.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
 
@@ -62,25 +62,25 @@ def test_hard_pseudo_labels_are_the_teachers_decision() -> None:
 def test_rich_soundscapes_are_drawn_more_often() -> None:
     """By file, in proportion to the sum over classes of the largest label: 0.8 + 0.9 against 0.5."""
     uneven = windows().iloc[[0, 1, 2, 4, 5]]
-    config = DataConfig(pseudo_sampler="sum", pseudo_target=0.1)
+    config = PseudoConfig(sampler="sum", target=0.1)
     odds = ClipSource.pseudo_labelled(uneven, CLASSES, config, 4.0).odds
     assert odds[:3].sum() / odds[3:].sum() == pytest.approx(1.7 / 0.5)
     assert odds[:3] == pytest.approx([odds[0]] * 3) and odds[3] == pytest.approx(odds[4])
-    assert set(ClipSource.pseudo_labelled(uneven, CLASSES, DataConfig(), 4.0).odds) == {1.0}
+    assert set(ClipSource.pseudo_labelled(uneven, CLASSES, PseudoConfig(), 4.0).odds) == {1.0}
     with pytest.raises(DataError, match="nothing to draw: no label of 5 windows is above 0"):
-        window_odds(uneven, np.zeros((5, 3)), config)
+        window_odds(uneven, np.zeros((5, 3)), np.arange(5), config)
 
 
 def test_a_pseudo_label_table_without_a_class_is_refused() -> None:
     """Missing means unknown, not absent."""
     with pytest.raises(DataError, match="no column for ant"):
-        ClipSource.pseudo_labelled(windows().drop(columns="ant"), CLASSES, DataConfig(), 2.0)
+        ClipSource.pseudo_labelled(windows().drop(columns="ant"), CLASSES, PseudoConfig(), 2.0)
 
 
 def test_the_clip_of_a_window_is_that_window(tmp_path) -> None:
     """The tone of window 1 has the label of window 1; a clip at the end of the file repeats what is left."""
     sf.write(tmp_path / "s.wav", np.concatenate([noise(2), tone(3000, 2), noise(2)]), RATE, subtype="FLOAT")
-    source = ClipSource.pseudo_labelled(windows(), CLASSES, DataConfig(), 4.0)
+    source = ClipSource.pseudo_labelled(windows(), CLASSES, PseudoConfig(), 4.0)
     store, rng = AudioStore(tmp_path, RATE), np.random.default_rng(0)
     clips = [source.clip(row, store=store, n_samples=4 * RATE, rng=rng) for row in range(3)]
     whole = store.whole("s.wav")
@@ -166,6 +166,28 @@ def test_soundscapes_are_whole_files_and_then_labelled_windows(small_run, table,
     assert "no augmentation mixes in the source 'soundscapes': 6 pseudo-labels are not used" in caplog.text
 
 
+def test_pseudo_labels_can_be_a_source_of_their_own(small_run, table, caplog) -> None:
+    """Substitution draws by class what soundscape_mix draws at random; the settings of pseudo shape both."""
+    config = replace(small_run, round=1, pseudo__floor=0.0, pseudo__power=2.0,
+                     data__sources=(SourceConfig("matched", "pseudo_labels", match=0.5),))
+    chosen = choose(config, {"matched", "soundscapes"}, table, soundscapes(), windows())
+    np.testing.assert_array_equal(chosen["matched"].target, chosen["soundscapes"].target)
+    assert chosen["soundscapes"].matches is None
+    np.testing.assert_array_equal(chosen["matched"].matches, chosen["matched"].target >= 0.5)
+    assert set(choose(config, {"matched"}, table, soundscapes(), windows())) == {"matched"}
+    assert "not used" not in caplog.text
+    choose(config, set(), table, soundscapes(), windows())
+    assert "mixes in the source 'matched' or 'soundscapes': 6 pseudo-labels are not used" in caplog.text
+
+
+def test_windows_that_are_not_there_are_named_with_what_to_do(small_run, table) -> None:
+    """Round 0 has no pseudo-labels, and most competitions no labelled soundscapes."""
+    for kind, advice in (("pseudo_labels", "from round 1 on"), ("labelled_soundscapes", "run notebook 01 again")):
+        config = replace(small_run, data__sources=(SourceConfig("more", kind),))
+        with pytest.raises(ValueError, match=f"'more' of kind '{kind}', but there are none .* round 0: .*{advice}"):
+            choose(config, {"more"}, table, soundscapes())
+
+
 def test_a_source_that_is_not_there_is_named_with_what_to_set(small_run, table) -> None:
     """Found in the first step of the run, it would cost the time to get there."""
     with pytest.raises(ValueError, match="mixes in the source 'soundscapes', but there are no soundscapes"):
@@ -215,7 +237,7 @@ def test_less_than_a_clip_is_refused(tmp_path) -> None:
     pack(pd.DataFrame({"file": ["s.wav"], "duration_s": [10.0]}), tmp_path, tmp_path / "packed", sample_rate_hz=RATE,
          seconds=4.0, progress=False)
     store = AudioStore(tmp_path, RATE, packed=tmp_path / "packed")
-    source = ClipSource.pseudo_labelled(windows().iloc[:3], CLASSES, DataConfig(), 2.0)
+    source = ClipSource.pseudo_labelled(windows().iloc[:3], CLASSES, PseudoConfig(), 2.0)
     with pytest.raises(DataError, match=r"s\.wav: of 4 to 6 s only what lies in 0 to 4 s is packed .* 1 of 3 rows"):
         source.within(store, 2.0)
     whole = ClipSource.unlabelled(pd.DataFrame({"file": ["s.wav"], "duration_s": [10.0]}), 3)

@@ -3,7 +3,7 @@
 A random number that belongs to an example is drawn as a tensor whose first axis is the batch; one that belongs to
 the whole batch is drawn as a plain number or a list.
 """
-from birdkit.augmentations.background import AddedBackground, Background, SoundscapeMix, SourceOnly
+from birdkit.augmentations.background import AddedBackground, Background, SoundscapeMix, SourceOnly, Substitute
 from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
 from birdkit.augmentations.cutmix import CutMix, HorizontalCutMix
 from birdkit.augmentations.distance import Distance, Reverb
@@ -11,7 +11,7 @@ from birdkit.augmentations.equaliser import RandomEQ
 from birdkit.augmentations.filtering import FilterChain, LowPass
 from birdkit.augmentations.mixing import Mixup, OrMixup, PartMixup, SelectiveMixup
 from birdkit.augmentations.recorder import Clipping, Codec
-from birdkit.augmentations.repeat import During, Repeat, build_augmentations
+from birdkit.augmentations.repeat import During, OneOf, Repeat, build_augmentations
 from birdkit.augmentations.scene import Scene
 from birdkit.augmentations.spectrogram import CoarseDropout, FrequencyMask, TimeMask
 from birdkit.augmentations.sumix import Sumix, SumixFreq
@@ -20,6 +20,7 @@ from birdkit.augmentations.waveform import Gain, Noise, Polarity, Speed, TimeShi
 __all__ = [
     "AUGMENTATIONS", "AddedBackground", "Augmentation", "Background", "Clipping", "CoarseDropout", "Codec", "CutMix",
     "Distance", "During", "FilterChain", "FrequencyMask", "Gain", "HorizontalCutMix", "LowPass", "Mixup", "Noise",
-    "OrMixup", "PartMixup", "Polarity", "RandomEQ", "Repeat", "Reverb", "Scene", "SelectiveMixup", "SoundscapeMix",
-    "SourceOnly", "Speed", "Sumix", "SumixFreq", "TimeMask", "TimeShift", "build_augmentations",
+    "OneOf", "OrMixup", "PartMixup", "Polarity", "RandomEQ", "Repeat", "Reverb", "Scene", "SelectiveMixup",
+    "SoundscapeMix", "SourceOnly", "Speed", "Substitute", "Sumix", "SumixFreq", "TimeMask", "TimeShift",
+    "build_augmentations",
 ]

@@ -73,14 +73,11 @@ class Augmentation(nn.Module):
         chosen = applied.nonzero()[:, 0]
         rows = chosen.to(batch.signal.device)
         if self.mixes:
-            part = _examples(self.transform(batch, **drawn), rows)
+            part = examples(self.transform(batch, **drawn), rows)
         else:
             # Drawn tensors have an example per row, so the others need not be computed.
-            part = self.transform(_examples(batch, rows), **_drawn_for(drawn, chosen))
-        return batch.replace(signal=batch.signal.index_copy(0, rows, part.signal),
-                             target=batch.target.index_copy(0, rows, part.target),
-                             weight=batch.weight.index_copy(0, rows, part.weight),
-                             cell_weight=batch.cell_weight.index_copy(0, rows, part.cell_weight))
+            part = self.transform(examples(batch, rows), **_drawn_for(drawn, chosen))
+        return with_examples(batch, rows, part)
 
     def forward(self, batch: Batch, generator: Generator) -> Batch:
         """Draw and apply in training mode; the batch itself in eval mode."""
@@ -97,7 +94,15 @@ class Augmentation(nn.Module):
             raise ValueError(f"source {name!r} {theirs} and signal {own} differ in shape")
 
 
-def _examples(batch: Batch, rows: Tensor) -> Batch:
+def with_examples(batch: Batch, rows: Tensor, part: Batch) -> Batch:
+    """The batch with other examples in these rows (n,), those of a batch of n."""
+    return batch.replace(signal=batch.signal.index_copy(0, rows, part.signal),
+                         target=batch.target.index_copy(0, rows, part.target),
+                         weight=batch.weight.index_copy(0, rows, part.weight),
+                         cell_weight=batch.cell_weight.index_copy(0, rows, part.cell_weight))
+
+
+def examples(batch: Batch, rows: Tensor) -> Batch:
     """Some examples alone, without the sources."""
     return Batch(batch.signal[rows], batch.target[rows], batch.weight[rows], batch.cell_weight[rows],
                  progress=batch.progress)

@@ -1,12 +1,13 @@
-"""Members made from other members or from a config: applied several times, for part of a run, or in a list."""
+"""Members made from other members or from a config: several times, for part of a run, one of several, or in a list."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from torch import Generator, Tensor, nn
 
-from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
+from birdkit.augmentations.base import AUGMENTATIONS, Augmentation, examples, with_examples
 from birdkit.augmentations.drawing import check_range, integer
 from birdkit.batch import Batch
 from birdkit.config import Member
@@ -81,6 +82,55 @@ class During(Augmentation):
     def transform(self, batch: Batch, **drawn: Any) -> Batch:
         """The batch, changed by the member."""
         return self.member.apply(batch, **drawn["inner"])
+
+
+@AUGMENTATIONS.register("one_of")
+class OneOf(Augmentation):
+    """One of several members for each example, or none: no example gets two.
+
+    BirdCLEF 2026 first place, from its first round on: pseudo-labelled soundscapes are mixed into a share of .75 of the
+    examples, labelled ones into .1875, never both into one.
+
+    members  [{"name": "soundscape_mix", "options": {...}, "share": 0.75}, ...]: the share of the examples that get the
+             member, whose own `p` thins them further. What the shares, of 1 at most, leave over stays as it is
+
+    Every member sees the batch as it came in, so that an example mixed with its neighbour does not get what another
+    member did to that one.
+    """
+
+    def __init__(self, p: float = 1.0, *, members: Sequence[dict[str, Any]]) -> None:
+        super().__init__(p)
+        self.shares = [float(member["share"]) for member in members]
+        if not self.shares or min(self.shares) < 0 or sum(self.shares) > 1 + 1e-9:
+            raise ValueError(f"shares = {self.shares} of one_of: each must be at least 0, and their sum at most 1; it "
+                             f"is {sum(self.shares):g}")
+        built = [AUGMENTATIONS.build(member["name"], **member["options"]) for member in members]
+        self.members = nn.ModuleList(built)
+        self.mixes = any(member.mixes for member in built)
+        self.stages = tuple(stage for stage in built[0].stages if all(stage in one.stages for one in built))
+        if not self.stages:
+            raise ValueError(f"the members of one_of must share a stage, which {[one['name'] for one in members]} do "
+                             f"not: {[list(one.stages) for one in built]}")
+
+    def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """place (B,), uniform, which of the shares it falls into decides; each: what every member draws."""
+        return {"place": torch.rand(len(batch), generator=generator),
+                "each": [self._member(k).draw(batch, generator) for k in range(len(self.shares))]}
+
+    def transform(self, batch: Batch, **drawn: Any) -> Batch:
+        """The batch, each example changed by its member."""
+        result, begin = batch, 0.0
+        for k, (share, inner) in enumerate(zip(self.shares, drawn["each"], strict=True)):
+            chosen = (drawn["place"] >= begin) & (drawn["place"] < begin + share) & inner["applied"]
+            begin += share
+            if bool(chosen.any()):
+                rows = chosen.nonzero()[:, 0].to(batch.signal.device)
+                changed = self._member(k).apply(batch, **{**inner, "applied": chosen})
+                result = with_examples(result, rows, examples(changed, rows))
+        return result
+
+    def _member(self, k: int) -> Augmentation:
+        return cast(Augmentation, self.members[k])
 
 
 def build_augmentations(members: Sequence[Member], stage: str = "") -> list[Augmentation]:

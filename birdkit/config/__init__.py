@@ -6,8 +6,18 @@ A run config is stored whole in every checkpoint. It is made by a recipe (`birdk
 from birdkit.config.base import Member
 from birdkit.config.frontend import FrontEndConfig
 from birdkit.config.model import OWN, ModelConfig
+from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.run import POOLS, InferenceConfig, RunConfig, SplitConfig, ValidationConfig
-from birdkit.config.training import SOUNDSCAPES, AugmentConfig, DataConfig, SourceConfig, TrainConfig
+from birdkit.config.training import (
+    LABELLED,
+    PSEUDO,
+    SOUNDSCAPES,
+    AugmentConfig,
+    DataConfig,
+    SourceConfig,
+    TrainConfig,
+)
 
-__all__ = ["OWN", "POOLS", "SOUNDSCAPES", "AugmentConfig", "DataConfig", "FrontEndConfig", "InferenceConfig", "Member",
-           "ModelConfig", "RunConfig", "SourceConfig", "SplitConfig", "TrainConfig", "ValidationConfig"]
+__all__ = ["LABELLED", "OWN", "POOLS", "PSEUDO", "SOUNDSCAPES", "AugmentConfig", "DataConfig", "FrontEndConfig",
+           "InferenceConfig", "Member", "ModelConfig", "PseudoConfig", "RunConfig", "SourceConfig", "SplitConfig",
+           "TrainConfig", "ValidationConfig"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from birdkit.config.base import Member, in_unit, one_of
 from birdkit.config.frontend import FrontEndConfig
 from birdkit.config.model import ModelConfig
+from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.training import AugmentConfig, DataConfig, TrainConfig
 from birdkit.postprocess import GATES
 
@@ -106,6 +107,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     splitting: SplitConfig = SplitConfig()
     data: DataConfig = field(default_factory=DataConfig)
+    pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: Member = field(default_factory=lambda: Member("bce"))
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from birdkit.config.base import Member, in_unit, one_of
 
 SOUNDSCAPES = "soundscapes"  # the source of clips that every run has
+LABELLED, PSEUDO = "labelled_soundscapes", "pseudo_labels"  # kinds of sources
+WINDOW_KINDS = (LABELLED, PSEUDO)
+SOURCE_KINDS = ("folder", "recordings", *WINDOW_KINDS)
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,19 @@ class SourceConfig:
     name            what an augmentation's `source` says
     kind            "folder": every audio file below `path`, without animals, such as ff1010bird's nocall recordings.
                     "recordings": recordings of `classes` (the second loader of selective mixup), with their labels and
-                    weights; never those of the validating split
+                    weights. "labelled_soundscapes": the windows that the host labelled. "pseudo_labels": from round 1
+                    on, pseudo-labelled windows once more, to be drawn by other rules than "soundscapes". Never those of
+                    the validating split
     path            of a folder
     classes         of recordings, by primary or secondary label; empty for all, ("scored",) for the competition's
                     scored classes, which birdkit.recipes.for_competition fills in
     most_per_class  recordings of a class to use at most, a random choice; 0 for all
+    match           of windows: each example gets one in which its own class is heard, its label there at least this
+                    (before PseudoConfig.target and any cap); an example whose class is in no window gets silence of
+                    weight 0, which `substitute` leaves alone. 0 for any window. BirdCLEF 2025 second place: windows
+                    above .5
+    label_sum       of labelled soundscapes: labels of a clip that sum to more are scaled down to this; 0 for no cap.
+                    .5: BirdCLEF 2026 first place. Pseudo-labels have PseudoConfig.label_sum
     """
 
     name: str
@@ -29,16 +40,26 @@ class SourceConfig:
     path: str = ""
     classes: tuple[str, ...] = ()
     most_per_class: int = 0
+    match: float = 0.0
+    label_sum: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("source.kind", self.kind, ("folder", "recordings"))
+        one_of("source.kind", self.kind, SOURCE_KINDS)
         if not self.name or self.name == SOUNDSCAPES:
             raise ValueError(f"a source needs a name of its own, not {self.name!r}")
         if (self.kind == "folder") != bool(self.path):
             raise ValueError(f"source {self.name!r} is of kind {self.kind!r} and has the path {self.path!r}; "
-                             "a folder needs one, recordings take none")
-        if self.most_per_class < 0:
-            raise ValueError(f"source {self.name!r}: most_per_class = {self.most_per_class} must be >= 0")
+                             f"a folder needs one, {' and '.join(SOURCE_KINDS[1:])} take none")
+        in_unit(f"source {self.name!r}: match", self.match)
+        for setting, kinds in (("classes", ("recordings",)), ("most_per_class", ("recordings",)),
+                               ("match", WINDOW_KINDS), ("label_sum", (LABELLED,))):
+            value = getattr(self, setting)
+            if value and self.kind not in kinds:
+                raise ValueError(f"source {self.name!r}: {setting} = {value} is for sources of kind "
+                                 f"{' or '.join(kinds)}, not {self.kind}")
+        for setting in ("most_per_class", "label_sum"):
+            if getattr(self, setting) < 0:
+                raise ValueError(f"source {self.name!r}: {setting} = {getattr(self, setting)} must be >= 0")
 
 
 @dataclass(frozen=True)
@@ -59,18 +80,14 @@ class DataConfig:
     collection_weights  weight by the collection a recording is from, such as {"iNat": 0.5}; 1 for those not named
     label_smoothing    added to every target, then clipped to 1 (2021 second place)
     recording_target   targets of recordings are multiplied by this, with or without a background: 0.8 is the second
-                       seed's accident
-    pseudo_target      pseudo-labels are multiplied by this: with the one before, the labels by source
+                       seed's accident. Pseudo-labels have PseudoConfig.target
     balance            sampling weight of a recording is (recordings of its class) ** -balance
     least_per_class    recordings of smaller classes are repeated up to this many before sampling
     most_per_class     of larger classes a random choice of this many is used, 0 for all
     samples_per_epoch  examples in an epoch, 0 for as many as there are recordings
-    pseudo_power       pseudo-label probabilities are raised to this before use
-    pseudo_floor       pseudo-label probabilities below this become 0
-    pseudo_hard        None for soft pseudo-labels, or the probability from which one becomes 1, and below which it
-                       becomes 0
-    pseudo_sampler     which pseudo-labelled windows are mixed in: "uniform", or "sum" (in proportion to the sum over
-                       classes of the largest probability in the soundscape; 2025 first place)
+    labelled_soundscapes  True has the windows that the host labelled (2026) among the training examples, without which
+                       classes that are heard only there cannot be learnt; a window counts for the rarest of its classes
+                       in `balance`. BirdCLEF 2026 first place: two in each batch of 64
     sources            further clips to mix in
     cache_gib          memory in which decoded audio is kept between epochs, per worker; 0 decodes every clip afresh
     """
@@ -85,15 +102,11 @@ class DataConfig:
     collection_weights: dict[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.0
     recording_target: float = 1.0
-    pseudo_target: float = 1.0
     balance: float = 0.5
     least_per_class: int = 0
     most_per_class: int = 0
     samples_per_epoch: int = 0
-    pseudo_power: float = 1.0
-    pseudo_floor: float = 0.1
-    pseudo_hard: float | None = None
-    pseudo_sampler: str = "uniform"
+    labelled_soundscapes: bool = True
     sources: tuple[SourceConfig, ...] = ()
     cache_gib: float = 0.0
 
@@ -101,11 +114,8 @@ class DataConfig:
         one_of("crop", self.crop, ("random", "first", "last", "rms", "marked"))
         one_of("short", self.short, ("repeat", "place", "start"))
         one_of("secondary", self.secondary, ("label", "mask"))
-        one_of("pseudo_sampler", self.pseudo_sampler, ("uniform", "sum"))
-        for name in ("secondary_target", "label_smoothing", "recording_target", "pseudo_target", "pseudo_floor"):
+        for name in ("secondary_target", "label_smoothing", "recording_target"):
             in_unit(name, getattr(self, name))
-        if self.pseudo_hard is not None:
-            in_unit("pseudo_hard", self.pseudo_hard)
         for name in ("min_rating", "unrated_weight", "balance", "least_per_class", "most_per_class"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be >= 0")

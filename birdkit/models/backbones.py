@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from birdkit.config import FrontEndConfig, ModelConfig
@@ -17,7 +18,8 @@ def build_backbone(config: ModelConfig, in_chans: int) -> nn.Module:
     """A feature extractor: `forward_features` (B, C, H, W) -> (B, num_features, h, w).
 
     A name in birdkit.models.scratch.BACKBONES is ours, any other is timm's, with timm's weights where config.weights is
-    "hub". Raises ValueError where such weights do not exist; timm raises for a name it does not know.
+    "hub". Raises ValueError where such weights do not exist, or drop_path would do nothing; timm raises for a name it
+    does not know.
     """
     if config.backbone in BACKBONES.names():
         if config.weights == "hub":
@@ -26,7 +28,11 @@ def build_backbone(config: ModelConfig, in_chans: int) -> nn.Module:
     options: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, "pretrained": config.weights == "hub"}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
-    return timm.create_model(config.backbone, **options)
+    network = timm.create_model(config.backbone, **options)
+    if config.drop_path and not any(isinstance(part, DropPath) and part.drop_prob for part in network.modules()):
+        raise ValueError(f"backbone {config.backbone} has no stochastic depth: drop_path = {config.drop_path} would do "
+                         "nothing; set it to 0")
+    return network
 
 
 def without_classifier(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

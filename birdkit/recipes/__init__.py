@@ -8,6 +8,7 @@ from birdkit.recipes.competition import for_competition
 from birdkit.recipes.models import conformer, fdy_crnn, grouped, htsat, parts
 from birdkit.recipes.published import henkel2021, seed2022, seed2025, t4
 from birdkit.recipes.small import call_detector, demo, small, tiny
+from birdkit.recipes.winners import babych2025, babych2026, sydorskyi2025
 
 __all__ = ["RECIPES", "Recipe", "for_competition", "get"]
 
@@ -18,6 +19,7 @@ RECIPES: Mapping[str, Recipe] = {
     "parts": parts(), "grouped": grouped(), "conformer": conformer(), "fdy_crnn": fdy_crnn(), "htsat": htsat(),
     # published, for a GPU and pretrained weights
     "henkel2021": henkel2021(), "seed2022": seed2022(), "seed2025": seed2025(), "t4": t4(),
+    "babych2025": babych2025(), "sydorskyi2025": sydorskyi2025(), "babych2026": babych2026(),
     "call_detector": call_detector()}
 
 

@@ -18,7 +18,9 @@ class Recipe:
     rounds   of pseudo-labelling after round 0
     earlier  rounds before the last whose checkpoints join the ensemble
     members  changes that make the models of the splits unlike each other, taken in turn: split 0 the first, and so on
-    later    changes to the config from round 1 on; all changes are as for birdkit.settings.replace
+    later    changes to the config from round 1 on
+    by_round changes of single rounds besides: the first for round 1, and so on, the last for all rounds after it, too.
+             All changes are as for birdkit.settings.replace
     """
 
     config: RunConfig
@@ -27,16 +29,19 @@ class Recipe:
     earlier: int = 0
     members: tuple[Mapping[str, Any], ...] = ({},)
     later: Mapping[str, Any] = field(default_factory=dict)
+    by_round: tuple[Mapping[str, Any], ...] = ()
 
     def run(self, round: int, split: int) -> RunConfig:
         """The config of one run of notebook 03, before birdkit.recipes.for_competition.
 
-        >>> Recipe(RunConfig()).run(1, 0).round
-        1
+        >>> recipe = Recipe(RunConfig(), by_round=({"pseudo__power": 1.0}, {"pseudo__power": 1.5}))
+        >>> [recipe.run(round, 0).pseudo.power for round in (1, 2, 3)]
+        [1.0, 1.5, 1.5]
         """
         config = replace(self.config, **self.members[max(split, 0) % len(self.members)])
         if round > 0:
             config = replace(config, **self.later)
+            config = replace(config, **self.by_round[min(round, len(self.by_round)) - 1] if self.by_round else {})
         # Splits are members of one ensemble: another seed makes them differ in more than their recordings.
         return replace(config, round=round, split=split, seed=self.config.seed + 100 * round + max(split, 0))
 

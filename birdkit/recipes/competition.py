@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from birdkit import kaggle
-from birdkit.config import Member, RunConfig, SourceConfig
-from birdkit.profiles import read_groups, read_scored, recognise
+from birdkit.config import LABELLED, Member, RunConfig, SourceConfig
+from birdkit.profiles import Competition, read_groups, read_scored, recognise
 from birdkit.settings import replace
 
 log = logging.getLogger(__name__)
@@ -23,13 +23,15 @@ def for_competition(config: RunConfig, competition_dir: str | Path, *,
     "class_name". The classes of a source of recordings, where they are ("scored",). The folders of sources: given here
     by the source's name, or the config's path where that is a folder, or else that path below Kaggle's datasets, its
     first part being the name of one. A source that is nowhere is taken out, with a warning, and with it every
-    augmentation that mixes it in: so the config in a checkpoint says what was really trained.
+    augmentation that mixes it in: so the config in a checkpoint says what was really trained. So are labelled
+    soundscapes where the competition has none.
 
     Raises birdkit.profiles.ProfileError where the files do not fit, ValueError for folders of a source that the config
     does not have, and birdkit.kaggle.MissingInputError where a given one does not exist.
     """
-    config = replace(config, year=recognise(competition_dir).year)
-    config = _with_sources(config, competition_dir, folders or {})
+    competition = recognise(competition_dir)
+    config = replace(config, year=competition.year)
+    config = _with_sources(config, competition, competition_dir, folders or {})
     column = config.model.head_options.get("groups")
     if config.model.head != "grouped" or not isinstance(column, str):
         return config
@@ -37,7 +39,8 @@ def for_competition(config: RunConfig, competition_dir: str | Path, *,
     return replace(config, model__head_options=options)
 
 
-def _with_sources(config: RunConfig, competition_dir: str | Path, folders: Mapping[str, str | Path]) -> RunConfig:
+def _with_sources(config: RunConfig, competition: Competition, competition_dir: str | Path,
+                  folders: Mapping[str, str | Path]) -> RunConfig:
     """The config with the sources that there are, and the augmentations that can do with them."""
     of_folders = [source.name for source in config.data.sources if source.kind == "folder"]
     unknown = sorted(set(folders) - set(of_folders))
@@ -52,8 +55,12 @@ def _with_sources(config: RunConfig, competition_dir: str | Path, folders: Mappi
             except kaggle.MissingInputError as error:
                 if source.name in folders:
                     raise
-                config = _without(config, source, error)
+                config = _without(config, source, f"{error}. Attach the dataset {Path(source.path).parts[0]}, or give "
+                                                  "its folder")
                 continue
+        elif source.kind == LABELLED and not competition.labelled:
+            config = _without(config, source, f"the competition of {competition.year} has no labelled soundscapes")
+            continue
         elif source.classes == SCORED:
             source = replace(source, classes=read_scored(competition_dir))
         found.append(source)
@@ -72,15 +79,30 @@ def _find_folder(source: SourceConfig, given: str | Path) -> Path:
     return folder
 
 
-def _without(config: RunConfig, source: SourceConfig, why: Exception) -> RunConfig:
-    """The config without the augmentations that mix in a source."""
+def _without(config: RunConfig, source: SourceConfig, why: str) -> RunConfig:
+    """The config without the augmentations that mix in a source; of those that list members, without those members."""
+    kinds = {"augment__wave": config.augment.wave, "augment__spectrogram": config.augment.spectrogram}
+    dropped: list[str] = []
+    kept = {kind: _members_without(members, source.name, dropped) for kind, members in kinds.items()}
+    log.warning("training without %s, and without the augmentations that mix it in (%s): %s", source.name,
+                ", ".join(dropped) or "none", why)
+    return replace(config, **kept)
+
+
+def _members_without(members: Iterable[Member], source: str, dropped: list[str]) -> tuple[Member, ...]:
+    """The members that do not mix in a source; the names of the others join `dropped`."""
     from birdkit.augmentations import build_augmentations  # torch, which a list of recipes does without
 
-    def needs(one: Member) -> bool:
-        return source.name in build_augmentations((one,))[0].sources
-
-    kinds = {"augment__wave": config.augment.wave, "augment__spectrogram": config.augment.spectrogram}
-    dropped = [one.name for members in kinds.values() for one in members if needs(one)]
-    log.warning("training without %s, and without the augmentations that mix it in (%s): %s. Attach the dataset %s, "
-                "or give its folder", source.name, ", ".join(dropped) or "none", why, Path(source.path).parts[0])
-    return replace(config, **{kind: tuple(one for one in members if not needs(one)) for kind, members in kinds.items()})
+    kept = []
+    for one in members:
+        inner = one.options.get("members")
+        if isinstance(inner, list):
+            left = [entry for entry in inner if _members_without([Member(entry["name"], entry["options"])], source,
+                                                                 dropped)]
+            if left:
+                kept.append(Member(one.name, {**one.options, "members": left}))
+        elif source in build_augmentations((one,))[0].sources:
+            dropped.append(one.name)
+        else:
+            kept.append(one)
+    return tuple(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from birdkit.config import Member, RunConfig, SourceConfig
 from birdkit.presets import FRONT_ENDS
 from birdkit.recipes.base import Recipe, member
+from birdkit.recipes.winners import POWERS
 from birdkit.settings import replace
 
 # The recordings without birds that both used, from the Kaggle dataset christofhenkel/birdclef2021-background-noise.
@@ -60,15 +61,18 @@ def seed2025() -> Recipe:
 
     12 s * 32,000 Hz / 500 = 768 frames; 2 strips of 192 mels: an image of 384 x 384 in three channels (x and its
     slopes), min-max scaled after 80 dB of dynamic range, then ImageNet's mean and deviation. SUMIX 0, 1, 1 or 2 times,
-    hard pseudo-labels of soundscapes added to 8 of 32 rows. Classes below 20 recordings are repeated up to that. Three
-    cosines, each half as high. Crops move, secondary labels count, and weight decay is passed on, which the original
-    meant and did not do. Its accident, recordings' labels at 0.8 in all rows, is data__recording_target = 0.8.
+    hard pseudo-labels of soundscapes, with higher thresholds for four common classes, added to 8 of 32 rows. Classes
+    below 20 recordings are repeated up to that. Three cosines, each half as high. Crops move, secondary labels count,
+    and weight decay is passed on, which the original meant and did not do. Its accident, recordings' labels at 0.8 in
+    all rows, is data__recording_target = 0.8.
     """
     config = replace(
         RunConfig(), name="seed2025", n_splits=10,
         frontend=FRONT_ENDS["seed2025-384"],
         model__weights="hub", model__input_norm="channel", model__head_options={"kernel": 3}, model__dropout=0.3,
-        data__secondary_target=0.3, data__balance=0.0, data__least_per_class=20, data__pseudo_hard=0.5,
+        data__secondary_target=0.3, data__balance=0.0, data__least_per_class=20,
+        pseudo__hard=0.5, pseudo__thresholds={"compot1": 0.7, "52884": 0.7, "pavpig2": 0.6, "65448": 0.65},
+        pseudo__keep_empty=False,
         augment__wave=(member("repeat", counts=[0, 1, 1, 2], member={"name": "sumix", "options": {}},
                               by_count={"2": {"min_gain": 0.5}}),),
         augment__spectrogram=(_first_third("time_mask"), _first_third("frequency_mask"),
@@ -89,16 +93,16 @@ def t4() -> Recipe:
         RunConfig(), name="t4", n_splits=5,
         frontend__clip_s=10.0, frontend__hop_samples=625, frontend__n_mels=128, frontend__channels="repeat",
         model__backbone="tf_efficientnetv2_s.in21k", model__weights="hub", model__pooling="mean_max",
-        data__crop="rms", data__balance=0.5, data__pseudo_floor=0.1,
+        data__crop="rms", data__balance=0.5, pseudo__floor=0.1,
         augment__wave=(member("or_mixup", p=0.5), member("background", p=0.5)),
         augment__spectrogram=(member("time_mask", p=0.3), member("frequency_mask", p=0.3)),
         train__epochs=30, train__batch_size=64, train__peak_lr=5e-4, train__weight_decay=1e-2, train__workers=4,
         train__ema_decay=0.999, train__validate_every=5, validation__kind="composed",
         inference__clip_step_s=5.0, inference__postprocess=(member("smooth"),))
-    # The 2025 first place: every example half soundscape, and stochastic depth, which helps students only.
-    return Recipe(config, splits=(0, 1, 2, 3, 4), rounds=2, later={
-        "augment__wave": (member("soundscape_mix", p=1.0),), "model__drop_path": 0.15, "data__pseudo_power": 1 / 0.65,
-        "data__pseudo_sampler": "sum"})
+    # The 2025 first place: every example half soundscape, a power for each round, and stochastic depth, which helps
+    # students only.
+    return Recipe(config, splits=(0, 1, 2, 3, 4), rounds=2, by_round=POWERS, later={
+        "augment__wave": (member("soundscape_mix", p=1.0),), "model__drop_path": 0.15, "pseudo__sampler": "sum"})
 
 
 def _noises() -> tuple[SourceConfig, ...]:

@@ -34,7 +34,7 @@ def small() -> Recipe:
         frontend__clip_s=5.0, frontend__hop_samples=1000, frontend__n_mels=96, frontend__strips=1,
         frontend__fmin_hz=50.0, frontend__floor=1e-5,
         model__backbone="scratch_resnet", model__pooling="mean_max", model__hidden=256, model__dropout=0.3,
-        data__crop="rms", data__balance=1.0, data__samples_per_epoch=4800, data__cache_gib=4.0, data__pseudo_floor=0.03,
+        data__crop="rms", data__balance=1.0, data__samples_per_epoch=4800, data__cache_gib=4.0, pseudo__floor=0.03,
         augment__wave=(_distance(), _company(), *_place()),
         augment__spectrogram=(member("time_mask", p=0.5), member("frequency_mask", p=0.5)),
         train__epochs=10, train__batch_size=48, train__workers=0, train__peak_lr=2e-3, train__weight_decay=0.02,
@@ -45,7 +45,7 @@ def small() -> Recipe:
     members: tuple[dict[str, Any], ...] = ({}, {"model": small_conformer(), "train__warmup_epochs": 2.0})
     # Teachers are unsure of animals they have met only alone: a power below 1 lifts what they only suspect.
     return Recipe(config, splits=(0, 1), earlier=1, members=members,
-                  later={"train__epochs": 13, "data__pseudo_power": 0.6})
+                  later={"train__epochs": 13, "pseudo__power": 0.6})
 
 
 def small_conformer() -> ModelConfig:
@@ -60,7 +60,7 @@ def demo() -> Recipe:
     base = small()
     config = replace(base.config, name="demo", data__samples_per_epoch=1920,
                      train__epochs=5, train__validate_every=1, train__ema_decay=0.98, validation__n_soundscapes=8)
-    return Recipe(config, later={"data__pseudo_power": 0.6})
+    return Recipe(config, later={"pseudo__power": 0.6})
 
 
 def call_detector() -> Recipe:

@@ -1,0 +1,80 @@
+"""What training makes of the teachers' probabilities: which windows it uses, with which labels, and how often."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from birdkit.config.base import in_unit, one_of
+
+
+@dataclass(frozen=True)
+class PseudoConfig:
+    """Pseudo-labelled windows, from round 1 on. The settings apply in the order in which they stand here.
+
+    Which windows:
+    least_peak      a window is used where its largest probability reaches this; 0 uses all. .5: BirdCLEF 2025 second
+                    place, with a `floor` of .1
+
+    Which probabilities are labels; below the highest of these lines a class's probability becomes 0:
+    threshold       of every class; 0 for none. .5: second seed, 2025
+    thresholds      of single classes instead of that, such as the second seed's {"compot1": .7, "52884": .7,
+                    "pavpig2": .6, "65448": .65}: common classes that its teacher claimed too often
+    quantile        of each class's probabilities over the windows used; 0 for none. .9, the top 10 % of every class:
+                    BirdCLEF 2025 ninth place (+.02)
+    most_per_class  the line is the k-th largest probability of the class, but not below `most_floor`; 0 for none.
+                    Second seed: 500 with a floor of .6, 100 with .5, 800 in experiment 167
+    most_floor      see there
+
+    What a label becomes:
+    hard            None for soft labels, or the teachers' probability from which a label becomes 1, and below which it
+                    becomes 0, whatever `power` and `floor` are. .5: second seed
+    power           probabilities are raised to this. Above 1 it lowers the unsure ones, below 1 it lifts them. BirdCLEF
+                    2025 first place: 1, 1 / .65, 1 / .55 and 1 / .6 in rounds 1 to 4; 2026 second place: 1.55
+    floor           what is then below this becomes 0. .1: 2025 second place; .05: 2026 sixth place
+
+    Which of those windows again:
+    keep_empty      False leaves out windows without a label above 0, as the second seed; True keeps them as what the
+                    place sounds like when nothing calls
+    least_per_class  windows are chosen class by class, the class with the fewest first, of each its surest until that
+                    many chosen windows hold it; 0 chooses all of them. The second seed's 2025 code has a selection
+                    sorted by rarity in comments
+    most_windows    the choice ends at this many windows; 0 for no limit
+
+    What a clip's label becomes, which is the largest of the windows it holds:
+    target          times this: with DataConfig.recording_target, the labels by source
+    label_sum       where a clip's labels then sum to more, they are scaled down to this; 0 for no cap. .75: BirdCLEF
+                    2026 first place, without which pseudo-labels harmed its pretrained models
+
+    How often:
+    sampler         which windows are mixed in: "uniform", or "sum", files in proportion to the sum over classes of the
+                    largest label in them (2025 first place)
+    """
+
+    least_peak: float = 0.0
+    threshold: float = 0.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+    quantile: float = 0.0
+    most_per_class: int = 0
+    most_floor: float = 0.5
+    hard: float | None = None
+    power: float = 1.0
+    floor: float = 0.1
+    keep_empty: bool = True
+    least_per_class: int = 0
+    most_windows: int = 0
+    target: float = 1.0
+    label_sum: float = 0.0
+    sampler: str = "uniform"
+
+    def __post_init__(self) -> None:
+        one_of("pseudo.sampler", self.sampler, ("uniform", "sum"))
+        for name in ("least_peak", "threshold", "quantile", "most_floor", "floor", "target"):
+            in_unit(f"pseudo.{name}", getattr(self, name))
+        for name, value in self.thresholds.items():
+            in_unit(f"pseudo.thresholds of {name}", value)
+        if self.hard is not None:
+            in_unit("pseudo.hard", self.hard)
+        if self.power <= 0:
+            raise ValueError(f"pseudo.power = {self.power} must be above 0: at 0 every probability would be 1")
+        for name in ("most_per_class", "least_per_class", "most_windows", "label_sum"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"pseudo.{name} = {getattr(self, name)} must be >= 0")
