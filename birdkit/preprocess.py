@@ -26,8 +26,8 @@ from birdkit import audio, fingerprint, splits
 from birdkit.config import SplitConfig
 from birdkit.filecache import FileCache
 from birdkit.fingerprint import Fingerprint, Fingerprinter, find_overlaps
-from birdkit.inference import one_thread
 from birdkit.marks import centres_of, read_marks
+from birdkit.pace import one_thread
 from birdkit.profiles import Competition, read_classes, read_scored, recognise
 from birdkit.settings import to_dict
 from birdkit.splits import STRATIFIED
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 FOLDER = "train_audio"
 RECORDING_COLUMNS = ("file", "label", "secondary", "duration_s", "sample_rate_hz", "channels", "rating", "author",
                      "collection", "latitude", "longitude", "group", "content", "near_duplicate", "split")
-SOUNDSCAPE_COLUMNS = ("file", "duration_s", "sample_rate_hz", "split")
+SOUNDSCAPE_COLUMNS = ("file", "duration_s", "sample_rate_hz", "content", "split")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Audit:
                  collection, latitude and longitude as the host wrote them ("" where it did not), group, content
                  (sha256 of the decoded samples), near_duplicate (the first file of the set, "" for none), split
                  (-1: always in training); and centre_s, NaN where there is none, if marks were given
-    soundscapes  parquet, a row per usable unlabelled soundscape: file, duration_s, sample_rate_hz, split
+    soundscapes  parquet, a row per usable unlabelled soundscape: file, duration_s, sample_rate_hz, content, split
     excluded     csv, a row per file that cannot be used: file, reason
     report       json: settings, versions, counts, the split of every class, and what the counts count
     classes      in the order of the submission's columns

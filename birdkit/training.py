@@ -21,7 +21,7 @@ from birdkit.loop import Loop, Session
 from birdkit.models import build_model
 from birdkit.run_files import AVERAGE, BEST, COLUMNS, LAST, Progress, RunFiles
 from birdkit.sources import choose_sources
-from birdkit.tables import keep_rated, table_hash
+from birdkit.tables import contents_of, keep_rated, table_hash
 from birdkit.trainer import Trainer
 from birdkit.validation import Validation
 
@@ -84,9 +84,10 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
     trained = keep_rated(trained, config.data)
     with distributed.join_world() as world:
         trainer = _build_trainer(config, len(classes), len(trained), world)
+        seen = {*trained["file"], *([] if pseudo_labels is None else pseudo_labels["file"])}
         files = RunFiles(Path(out_dir), config, classes=classes, table_hash=table_hash(trained),
-                         labels_hash=_labels_hash(pseudo_labels, classes),
-                         seen={*trained["file"], *([] if pseudo_labels is None else pseudo_labels["file"])})
+                         labels_hash=_labels_hash(pseudo_labels, classes), seen=seen,
+                         seen_content=set(contents_of(seen, trained, soundscapes).values()))
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)

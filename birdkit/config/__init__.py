@@ -5,9 +5,11 @@ A run config is stored whole in every checkpoint. It is made by a recipe (`birdk
 """
 from birdkit.config.base import Member
 from birdkit.config.frontend import FrontEndConfig
+from birdkit.config.labelling import MEANS, LabelConfig
 from birdkit.config.model import OWN, ModelConfig
 from birdkit.config.run import POOLS, InferenceConfig, RunConfig, SplitConfig, ValidationConfig
 from birdkit.config.training import SOUNDSCAPES, AugmentConfig, DataConfig, SourceConfig, TrainConfig
 
-__all__ = ["OWN", "POOLS", "SOUNDSCAPES", "AugmentConfig", "DataConfig", "FrontEndConfig", "InferenceConfig", "Member",
-           "ModelConfig", "RunConfig", "SourceConfig", "SplitConfig", "TrainConfig", "ValidationConfig"]
+__all__ = ["MEANS", "OWN", "POOLS", "SOUNDSCAPES", "AugmentConfig", "DataConfig", "FrontEndConfig", "InferenceConfig",
+           "LabelConfig", "Member", "ModelConfig", "RunConfig", "SourceConfig", "SplitConfig", "TrainConfig",
+           "ValidationConfig"]
