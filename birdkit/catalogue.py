@@ -18,11 +18,11 @@ from birdkit import audio
 from birdkit.config import FrontEndConfig, ModelConfig
 from birdkit.export import TorchClassifier, export, has_openvino, parity
 from birdkit.frontend import FrontEnd
-from birdkit.inference import one_thread
 from birdkit.kaggle import AUDIO_SUFFIXES
 from birdkit.models import MODELS, build_model
 from birdkit.models.base import Model
 from birdkit.models.heads import START_LOGIT
+from birdkit.pace import one_thread
 from birdkit.presets import FRONT_ENDS
 from birdkit.settings import replace
 

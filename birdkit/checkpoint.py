@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import birdkit
+from birdkit import frontend
 from birdkit.config import RunConfig
 from birdkit.models import build_model
 from birdkit.models.base import Model
@@ -45,6 +46,8 @@ class Checkpoint:
     classes  names of the K classes, in the order of the logits
     hash     sha256 of the file: what a pseudo-label table remembers of its teacher
     seen     names of the files whose labels the model was trained on, as in the training table's `file` column
+    seen_content  what these files hold, as birdkit.audio.check says it (sha256 of the decoded samples), by which a
+             renamed copy is known again; empty where the tables did not say, or the checkpoint is older than that
     info     table hash, score, versions, time of writing, whatever else was saved
     """
 
@@ -53,6 +56,7 @@ class Checkpoint:
     classes: tuple[str, ...]
     hash: str
     seen: frozenset[str]
+    seen_content: frozenset[str]
     info: dict[str, Any]
 
 
@@ -81,8 +85,8 @@ def _golden(model: Model) -> dict[str, Tensor]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that have a say in a prediction."""
-    return {"birdkit": birdkit.__version__, "python": platform.python_version(),
+    """Versions of Python, of the packages and of the front end's arithmetic, which all have a say in a prediction."""
+    return {"birdkit": birdkit.__version__, "frontend": str(frontend.VERSION), "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
@@ -93,12 +97,14 @@ def file_hash(path: Path | str) -> str:
 
 
 def save(path: Path | str, model: Model, *, config: RunConfig, classes: Sequence[str], table_hash: str,
-         seen: Iterable[str], score: float | None = None, info: dict[str, Any] | None = None) -> None:
+         seen: Iterable[str], seen_content: Iterable[str] = (), score: float | None = None,
+         info: dict[str, Any] | None = None) -> None:
     """Write one safetensors file, never pickle, by way of a temporary file: it is there whole or not at all.
 
-    table_hash  hash of the training table
-    seen        files whose labels the model was trained on
-    score       the validation score, None where nothing was validated
+    table_hash    hash of the training table
+    seen          files whose labels the model was trained on
+    seen_content  contents of these files, see `Checkpoint`
+    score         the validation score, None where nothing was validated
 
     Raises CheckpointError where the number of classes is not the model's, or the golden sample is not finite.
     """
@@ -112,7 +118,8 @@ def save(path: Path | str, model: Model, *, config: RunConfig, classes: Sequence
         raise CheckpointError(f"{path}: {', '.join(broken)} of the golden sample is not finite; the weights are broken")
     weights = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     meta = {"format": FORMAT, "config": to_dict(config), "classes": list(classes), "versions": versions(),
-            "table_hash": table_hash, "seen": sorted(set(seen)), "score": score, **(info or {})}
+            "table_hash": table_hash, "seen": sorted(set(seen)), "seen_content": sorted(set(seen_content)),
+            "score": score, **(info or {})}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
@@ -157,8 +164,9 @@ def load(path: Path | str, *, device: str = "cpu") -> Checkpoint:
         raise CheckpointError(f"{path}: the weights do not fit the config: {error}") from error
     _prove(path, model.eval(), tensors, meta["versions"])
     model.to(device)
-    kept = {key: value for key, value in meta.items() if key not in ("config", "classes", "seen")}
-    return Checkpoint(model, config, tuple(meta["classes"]), file_hash(path), frozenset(meta["seen"]), kept)
+    kept = {key: value for key, value in meta.items() if key not in ("config", "classes", "seen", "seen_content")}
+    return Checkpoint(model, config, tuple(meta["classes"]), file_hash(path), frozenset(meta["seen"]),
+                      frozenset(meta.get("seen_content", ())), kept)
 
 
 def _prove(path: Path | str, model: Model, stored: dict[str, Tensor], written_with: dict[str, str]) -> None:

@@ -75,6 +75,18 @@ def pack_command(options: argparse.Namespace) -> None:
         _say(f"packed: {len(packed)} recordings in {packed.folder}")
 
 
+def label_command(options: argparse.Namespace) -> None:
+    """Let teachers label soundscapes, as notebook 02 does, and say where the labels and their page are."""
+    from birdkit import label_run
+
+    run = label_run.LabelRun(options.competition_dir, options.work_dir, options.recipe, options.round,
+                             changes=dict(options.set), teachers=options.teachers, root=options.root,
+                             files=options.files, out=options.out, device=options.device)
+    outcome = label_run.label_round(run)
+    tables = [outcome.table, *([outcome.recording_labels] if outcome.recording_labels else [])]
+    _say("\n".join([*(f"labels: {table}" for table in tables), f"page: {outcome.page}"]))
+
+
 def train_command(options: argparse.Namespace) -> None:
     """Train one split, as notebook 03 does, and say where its best checkpoint is."""
     from birdkit import runs
@@ -196,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--until-no-gain", action="store_true",
                          help="no further round after one that did not gain beyond the noise floor")
     command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
-                         help="a change of the recipe when training, such as train__epochs=5; values are JSON")
+                         help="a change of the recipe, such as train__epochs=5; values are JSON")
     command.set_defaults(command=pipeline_command)
 
     command = commands.add_parser("pack", help="write the recordings once, cut and resampled, to read them faster")
@@ -209,6 +221,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--limit-gib", type=float, metavar="N", help="refuse to write more; Kaggle keeps 20 GB")
     command.add_argument("--estimate", action="store_true", help="only say how large it would be")
     command.set_defaults(command=pack_command)
+
+    command = commands.add_parser("label", help="let checkpoints label soundscapes, as notebook 02 does")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR", help="whose classes and windows")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where the notebooks wrote")
+    command.add_argument("--round", type=int, required=True, help="that will train on the labels, from 1 on")
+    command.add_argument("--recipe", default="small", help="a named run config (default: %(default)s)")
+    command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+                         help="a change of the recipe, such as labelling__stride_s=2.5; values are JSON")
+    command.add_argument("--teachers", type=Path, nargs="+", default=[], metavar="PATH",
+                         help="checkpoints (default: all of the round before, in WORK_DIR)")
+    command.add_argument("--root", type=Path, metavar="DIR",
+                         help="one's own audio: everything below this folder instead of the competition's soundscapes")
+    command.add_argument("--files", nargs="+", default=[], metavar="FILE", help="only these, relative to --root")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: WORK_DIR/pseudo_labels_r<ROUND>.parquet")
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.set_defaults(command=label_command)
 
     command = commands.add_parser("train", help="train one split, as notebook 03 does; torchrun can start it")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")

@@ -13,6 +13,8 @@ from torch.nn import functional
 from birdkit.config import FrontEndConfig
 from birdkit.folding import fold
 
+# Of the arithmetic below: one more whenever any config's images change. Checkpoints and pseudo-label tables hold it.
+VERSION = 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CACHED_SAMPLES = 640_000  # of waves that go through a CPU at once

@@ -6,16 +6,13 @@ of the next soundscapes run in threads beside the network of this one. Not here:
 """
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,29 +22,26 @@ from tqdm import tqdm
 
 from birdkit import postprocess
 from birdkit.audio import AudioError
+from birdkit.config import MEANS
+from birdkit.config.base import one_of
 from birdkit.output import SEDOutput
+from birdkit.pace import Clock, Pace, one_thread
 from birdkit.predictor import LEAST_WINDOW_S, Predictor, View, join_outputs, load_predictors
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
 from birdkit.tables import CALL
 from birdkit.windows import n_windows
 
-__all__ = ["Clock", "Ensemble", "Pace", "PredictionError", "Predictions", "Predictor",
-           "load_predictors", "predict", "predict_wave", "predict_waves"]
+__all__ = ["Ensemble", "Heard", "PredictionError", "Predictions", "Predictor", "load_predictors", "predict",
+           "predict_wave", "predict_waves"]
 
 log = logging.getLogger(__name__)
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
+LEAST_PROBABILITY = 1e-7  # float32 knows no more about a probability near one
 
 
 class PredictionError(RuntimeError):
     """Probabilities that cannot be right; the message names the soundscape."""
-
-
-class Clock(Protocol):
-    """Something that knows how long there is, such as birdkit.kaggle.Deadline."""
-
-    def remaining(self) -> float:
-        """Seconds left, negative when time is up."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +57,44 @@ class Predictions:
     faults: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What an ensemble hears in one soundscape.
+
+    probabilities  (W, K) float32
+    apart          (P, W, K) float32 what each predictor hears alone, before post-processing, NaN in classes that it
+                   does not know; without predictors, (0, W, K), where nobody asked for it
+    duration_s     length of the soundscape
+    """
+
+    name: str
+    probabilities: np.ndarray
+    apart: np.ndarray
+    duration_s: float
+
+
 def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, window_s: float,
             root: Path | str | None = None, weights: Sequence[float] | None = None,
             classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
-            progress: bool = True, deadline: Clock | None = None, workers: int = 0) -> Predictions:
+            stride_s: float | None = None, mean: str = MEANS[0], progress: bool = True,
+            deadline: Clock | None = None, workers: int = 0) -> Predictions:
     """Predict every window of soundscape files with an ensemble. Constant memory but for the rows.
 
     A file that cannot be read goes to `faults` with the reason and costs nothing else.
 
     files     named in the result as they are given
     root      folder they are relative to
-    weights   of the predictors in the mean of probabilities, None for equal; one model at several scales counts once
+    weights   of the predictors in the mean, None for equal; one model at several scales counts once
     classes   columns of the result, matched by name; None for all that any predictor knows, the first's first. A class
               that only some predictors know is the mean over those
     gates     call detectors: predictors of the one class "call". The mean of what they hear in each window bears on
               all classes there, before post-processing, so that a false alarm spreads to no neighbour
     gate      how, one of birdkit.postprocess.GATES; "" as the first predictor's config says, but where `gates` is
               None nothing is gated. With "none" gates are not used; anything else without one is an error
+    stride_s  from the start of one window to the next; None for window_s, windows that follow each other. The last one
+              is the first that reaches the end
+    mean      of what the predictors say of a window, one of birdkit.config.MEANS: of "probabilities", or of their
+              "logits", in which one sure predictor outweighs several that only suspect
     deadline  when time grows short predictors are left out from the end of the list, and when it is up the remaining
               files go to `faults`. Gates stay: files with and without one could not be compared
     workers   threads that read and transform ahead, 0 for one per core, at most four
@@ -91,7 +106,8 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
     if len(set(names)) < len(names):
         raise ValueError(f"files named twice: {sorted({name for name in names if names.count(name) > 1})[:3]}")
     folder = Path(root) if root is not None else Path()
-    ensemble = Ensemble(predictors, window_s=window_s, weights=weights, classes=classes, gates=gates, gate=gate)
+    ensemble = Ensemble(predictors, window_s=window_s, weights=weights, classes=classes, gates=gates, gate=gate,
+                        stride_s=stride_s, mean=mean)
     bar = tqdm(names, desc="predict", unit="file", disable=not progress, mininterval=1.0)
     return ensemble.run(((name, lambda name=name: SoundscapeFile(folder / name)) for name in bar),  # type: ignore[misc]
                         len(names), deadline=deadline, workers=workers)
@@ -134,10 +150,15 @@ class Ensemble:
     """Predictors with their weights, as one thing that predicts soundscapes. See `predict` for arguments and errors."""
 
     def __init__(self, predictors: Sequence[Predictor], *, window_s: float, weights: Sequence[float] | None = None,
-                 classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None,
-                 gate: str = "") -> None:
+                 classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
+                 stride_s: float | None = None, mean: str = MEANS[0]) -> None:
         if not predictors:
             raise ValueError("no predictors: nothing can be predicted")
+        one_of("mean", mean, MEANS)
+        if stride_s is not None and not stride_s > 0:
+            raise ValueError(f"stride_s = {stride_s} must be above 0")
+        self.mean = mean
+        self.stride_s = window_s if stride_s is None else stride_s
         self.predictors = list(predictors)
         self.window_s = window_s
         self.weights = [one.share for one in predictors] if weights is None else [float(weight) for weight in weights]
@@ -165,7 +186,17 @@ class Ensemble:
         n_soundscapes  how many there are, for the share of the time each may take; needed with a deadline
         """
         faults: dict[str, str] = {}
-        rows: list[tuple[str, np.ndarray]] = []
+        heard = self.stream(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers)
+        return self._table([(one.name, one.probabilities) for one in heard], faults)
+
+    def stream(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
+               faults: dict[str, str], apart: bool = False, deadline: Clock | None = None,
+               workers: int = 0) -> Iterator[Heard]:
+        """As `run`, one soundscape after the other: nothing of those before is kept.
+
+        faults  soundscapes that cannot be predicted are entered with the reason, as they are met
+        apart   True also says what each predictor hears alone
+        """
         pace = Pace(n_soundscapes, len(self.predictors), self.least, deadline)
         outputs: list[list[SEDOutput]] = []
         heard: list[list[SEDOutput]] = []
@@ -191,9 +222,9 @@ class Ensemble:
                 joined = {view: np.concatenate([part[view] for part in starts]) for view in starts[0]}
                 whole, calls = ([join_outputs(parts) for parts in some] for some in (outputs, heard))
                 with one_thread():
-                    rows.append((piece.name, self._combine(piece, whole, calls, joined)))
+                    combined, single = self._combine(piece, whole, calls, joined, apart)
                 pace.soundscape_done()
-        return self._table(rows, faults)
+                yield Heard(piece.name, combined, single, piece.soundscape.duration_s)
 
     def _pieces(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], faults: dict[str, str], pace: Pace,
               workers: int) -> Iterator[Piece]:
@@ -235,24 +266,32 @@ class Ensemble:
         return prepared
 
     def _combine(self, piece: Piece, outputs: list[SEDOutput], heard: list[SEDOutput],
-                 starts: dict[View, np.ndarray]) -> np.ndarray:
-        """The weighted mean of the predictors' window probabilities, gated and post-processed, (W, K) float32."""
+                 starts: dict[View, np.ndarray], apart: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The weighted mean of the predictors' window probabilities, gated and post-processed, (W, K) float32; and
+        what each of them hears, as `Heard` has it."""
         rate_hz = self.predictors[0].config.frontend.sample_rate_hz
         windows = n_windows(piece.soundscape.n_samples(rate_hz), self.window_s * rate_hz,
-                            least_samples=LEAST_WINDOW_S * rate_hz)
+                            least_samples=LEAST_WINDOW_S * rate_hz, stride_samples=self.stride_s * rate_hz)
 
         def of_windows(one: Predictor, output: SEDOutput) -> np.ndarray:
             n_samples = piece.soundscape.n_samples(one.config.frontend.sample_rate_hz)
-            return one.window_probabilities(output, starts[one.view], n_samples, windows, self.window_s)
+            return one.window_probabilities(output, starts[one.view], n_samples, windows, self.window_s,
+                                            stride_s=self.stride_s)
 
         total = np.zeros((windows, len(self.classes)))
+        single = np.full((len(outputs) if apart else 0, windows, len(self.classes)), np.nan, np.float32)
         column = {name: index for index, name in enumerate(self.classes)}
-        for predictor, output, share in zip(self.predictors, outputs, self.shares, strict=False):
-            values = of_windows(predictor, output)
+        for index, (predictor, output) in enumerate(zip(self.predictors, outputs, strict=False)):
+            values, share = of_windows(predictor, output), self.shares[index]
             pairs = [(own, column[name]) for own, name in enumerate(predictor.classes) if name in column]
             own, into = (list(side) for side in zip(*pairs, strict=True)) if pairs else ([], [])
-            total[:, into] += share[into] * values[:, own]
+            known = values[:, own]
+            total[:, into] += share[into] * (_logit(known) if self.mean == "logits" else known)
+            if apart:
+                single[index][:, into] = known
         total /= self.shares[:len(outputs)].sum(0)
+        if self.mean == "logits":
+            total = 1 / (1 + np.exp(-total))
         calls = np.ones(windows)
         if self.gates:
             calls = np.average([of_windows(one, output)[:, 0] for one, output in zip(self.gates, heard, strict=True)],
@@ -267,18 +306,24 @@ class Ensemble:
                                   f"predictors {', '.join(broken) or 'unknown'}")
         gated = postprocess.gate(np.clip(total, 0, 1), np.clip(calls, 0, 1), how=self.how,
                                  threshold=self.settings.gate_threshold)
-        return postprocess.apply(gated, self.settings.postprocess).astype(np.float32)
+        return postprocess.apply(gated, self.settings.postprocess).astype(np.float32), single
 
     def _table(self, rows: list[tuple[str, np.ndarray]], faults: dict[str, str]) -> Predictions:
         counts = [len(values) for _, values in rows]
         values = np.concatenate([np.zeros((0, len(self.classes)), np.float32), *(values for _, values in rows)])
-        start_s = np.concatenate([np.zeros(0), *(np.arange(count) * self.window_s for count in counts)])
+        start_s = np.concatenate([np.zeros(0), *(np.arange(count) * self.stride_s for count in counts)])
         windows = pd.DataFrame({"file": np.repeat(np.array([name for name, _ in rows], dtype=object), counts),
                                 "start_s": start_s, "end_s": start_s + self.window_s})
         table = pd.concat([windows, pd.DataFrame(values, columns=list(self.classes))], axis=1)
         if faults:
             log.warning("%d soundscapes could not be predicted, the first: %s", len(faults), next(iter(faults.items())))
         return Predictions(table, pd.DataFrame({"file": list(faults), "reason": list(faults.values())}, dtype=object))
+
+
+def _logit(probabilities: np.ndarray) -> np.ndarray:
+    """Logits in float64, no further from 0 than those of LEAST_PROBABILITY: a probability of 0 says no more."""
+    values = np.clip(probabilities.astype(float), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return np.log(values) - np.log1p(-values)
 
 
 def _checked_gates(gates: Sequence[Predictor], how: str) -> list[Predictor]:
@@ -296,61 +341,3 @@ def _checked_gates(gates: Sequence[Predictor], how: str) -> list[Predictor]:
             raise ValueError(f"a gate must know the one class {CALL!r}, but {one.source or one.config.name} knows "
                              f"{len(one.classes)}: {', '.join(one.classes[:3])}")
     return list(gates)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread of the CPU: on matrices this small, waiting for a second costs a thousandfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-class Pace:
-    """How many predictors the time that is left affords, from the time that soundscapes have taken so far."""
-
-    def __init__(self, n_soundscapes: int, n_predictors: int, least: int, deadline: Clock | None) -> None:
-        self.n_left = n_soundscapes
-        self.n_used = n_predictors
-        self.least = least
-        self.deadline = deadline
-        self.network_s = np.zeros(n_predictors)  # spent so far, per predictor
-        self.n_timed = np.zeros(n_predictors)
-        self.n_done = 0
-        self.begin_s = time.monotonic()
-
-    def is_over(self) -> bool:
-        """True from the deadline on."""
-        return self.deadline is not None and self.deadline.remaining() <= 0
-
-    @contextlib.contextmanager
-    def timing(self, predictor: int) -> Iterator[None]:
-        """Count what happens inside as time of this predictor's network."""
-        begin_s = time.monotonic()
-        yield
-        self.network_s[predictor] += time.monotonic() - begin_s
-
-    def soundscape_done(self) -> None:
-        """One soundscape fewer to come."""
-        self.n_done += 1
-        self.n_left -= 1
-        self.n_timed[:self.n_used] += 1
-
-    def affordable(self) -> int:
-        """The largest number of predictors, from the front of the list, that the soundscapes left have time for."""
-        if self.deadline is None or not self.n_done or self.n_left <= 0:
-            return self.n_used
-        each_s = self.network_s / np.maximum(self.n_timed, 1)
-        other_s = max(0.0, time.monotonic() - self.begin_s - self.network_s.sum()) / self.n_done
-        budget_s = self.deadline.remaining() / self.n_left
-        used = self.n_used
-        while used > self.least and other_s + each_s[:used].sum() > budget_s:
-            used -= 1
-        if used < self.n_used:
-            log.warning("%.0f s are left for %d soundscapes: %d of %d predictors from here on",
-                        self.deadline.remaining(), self.n_left, used, self.n_used)
-            self.n_used = used
-        return used

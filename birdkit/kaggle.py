@@ -139,6 +139,10 @@ class Workspace:
         """Where the pseudo-labels that round `round` trains on are written."""
         return self.folder / f"pseudo_labels_r{round}.parquet"
 
+    def recording_labels_path(self, round: int) -> Path:
+        """Where what round `round`'s teachers say of the train recordings is written."""
+        return self.folder / f"recording_labels_r{round}.parquet"
+
     def recordings(self) -> Path:
         """The table of recordings; MissingInputError before notebook 01."""
         return self._find("recordings.parquet")[0]
@@ -155,6 +159,11 @@ class Workspace:
     def pseudo_labels(self, round: int) -> Path | None:
         """The pseudo-labels that round `round` trains on: None in round 0, MissingInputError before notebook 02."""
         return self._find(self.pseudo_labels_path(round).name)[0] if round > 0 else None
+
+    def recording_labels(self, round: int) -> Path | None:
+        """What the round's teachers say of the train recordings: None in round 0, and where nobody asked them."""
+        found = self._look(self.recording_labels_path(round).name) if round > 0 else []
+        return found[0] if found else None
 
     def checkpoints(self, round: int, *, earlier: int = 0) -> list[Path]:
         """The best checkpoint of every run of a round, and of as many `earlier` rounds: an ensemble.

@@ -58,7 +58,7 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
     splits   the parts of the cross-validation to train, one run of 03 each
     rounds   of pseudo-labelling; round 0 trains without
     earlier  rounds before the one submitted whose checkpoints join its ensemble
-    changes  to the recipe's config, for 03
+    changes  to the recipe's config, for 02 and 03
 
     >>> [step.name for step in steps("tiny", [0], rounds=1)]
     ['01_preprocess', '03_train_fold_round0_split0', '02_pseudolabel_round1', '03_train_fold_round1_split0',
@@ -66,12 +66,11 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
     """
     if rounds < 0 or not splits:
         raise ValueError(f"rounds = {rounds} must be 0 or more and splits = {list(splits)} must not be empty")
-    plan = [Step("01_preprocess", {"RECIPE": recipe})]
+    plan, changed = [Step("01_preprocess", {"RECIPE": recipe})], {"CHANGES": dict(changes)} if changes else {}
     for number in range(rounds + 1):
         if number:
-            plan.append(Step("02_pseudolabel", {"ROUND": number}))
-        plan += [Step(TRAIN, {"RECIPE": recipe, "ROUND": number, "FOLD": split,
-                                        **({"CHANGES": dict(changes)} if changes else {})}) for split in splits]
+            plan.append(Step("02_pseudolabel", {"RECIPE": recipe, "ROUND": number, **changed}))
+        plan += [Step(TRAIN, {"RECIPE": recipe, "ROUND": number, "FOLD": split, **changed}) for split in splits]
         if number == rounds or every_round:
             name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
             plan.append(Step(INFER, {"ROUND": number, "EARLIER": min(earlier, number), "SUBMISSION": name}))
@@ -100,7 +99,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     every_round    write submission_round0.csv and so on, too
     until_no_gain  no further round after one that did not gain beyond the noise floor, see birdkit.rounds; the round
                    before it is submitted
-    changes        to the recipe's config when training, as for birdkit.settings.with_settings
+    changes        to the recipe's config when labelling and training, as for birdkit.settings.with_settings
     notebooks      their folder, default `find_notebooks()`
 
     Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or

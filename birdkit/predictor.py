@@ -1,10 +1,12 @@
 """One model, ready to predict: the front end it was trained with, its network behind a backend, its classes."""
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +52,7 @@ class Predictor:
     source      path of the checkpoint, "" for a model in memory
     hash        of the checkpoint, "" for a model in memory
     seen        files whose labels the model was trained on
+    seen_content  their contents, as birdkit.audio.check has them, as far as the training tables said
     share       weight in an ensemble: one model at several scales counts as one
 
     Raises ValueError where the front end is not the config's, or clip_step_s would leave audio that no clip hears.
@@ -57,7 +60,7 @@ class Predictor:
 
     def __init__(self, frontend: FrontEnd, classify: Callable[[Tensor], SEDOutput], *, config: RunConfig,
                  classes: Sequence[str], n_segments: int, source: str = "", hash: str = "",
-                 seen: frozenset[str] = frozenset()) -> None:
+                 seen: frozenset[str] = frozenset(), seen_content: frozenset[str] = frozenset()) -> None:
         if frontend.config != config.frontend:
             raise ValueError(f"the front end {frontend.config} is not the run config's {config.frontend}")
         self.frontend = frontend
@@ -68,6 +71,7 @@ class Predictor:
         self.source = source
         self.hash = hash
         self.seen = seen
+        self.seen_content = seen_content
         self.share = 1 / len(config.inference.scales)
         self.device = frontend.window.device
         clip_s, step_s = config.frontend.clip_s, config.inference.clip_step_s
@@ -94,10 +98,14 @@ class Predictor:
         return join_outputs([self.classify(part) for part in images.split(self.config.inference.batch_size)])
 
     def window_probabilities(self, output: SEDOutput, starts: np.ndarray, n_samples: int, n_windows: int,
-                             window_s: float) -> np.ndarray:
-        """The SEDOutput of a soundscape's clips -> probabilities of its windows, (W, K) float32."""
+                             window_s: float, *, stride_s: float | None = None) -> np.ndarray:
+        """The SEDOutput of a soundscape's clips -> probabilities of its windows, (W, K) float32.
+
+        stride_s  from the start of one window to the next, None for window_s
+        """
         frontend = self.config.frontend
-        bounds = window_bounds(n_samples, window_s * frontend.sample_rate_hz, n_windows)
+        bounds = window_bounds(n_samples, window_s * frontend.sample_rate_hz, n_windows,
+                               stride_samples=None if stride_s is None else stride_s * frontend.sample_rate_hz)
         blocks = []
         for block in np.array_split(bounds, range(WINDOW_BLOCK, n_windows, WINDOW_BLOCK)):
             heard = (starts < block[-1, 1]) & (starts + frontend.n_samples > block[0, 0])
@@ -118,7 +126,8 @@ def scaled(config: RunConfig, times: int) -> RunConfig:
 
 
 def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, precision: str | None = None,
-                    threads: int = 0, device: str = "cpu") -> list[Predictor]:
+                    threads: int = 0, device: str = "cpu",
+                    changes: Mapping[str, Any] | None = None) -> list[Predictor]:
     """The predictors of checkpoints in their order, each at every scale of its run config; proven by its golden sample
     and, when exported, by parity with torch.
 
@@ -128,6 +137,7 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
     precision  "f32" or "bf16"; None takes the run config's
     threads    CPU threads of an OpenVINO network, 0 for all
     device     "cpu", or a GPU, on which the backend is torch
+    changes    to how every one of them predicts, such as {"clip_step_s": 2.5}: settings of InferenceConfig
 
     Raises FileNotFoundError or CheckpointError (see birdkit.checkpoint.load), ExportError where the exported network
     differs from the model, ImportError where "openvino" is asked for and not installed.
@@ -135,13 +145,15 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
     predictors = []
     for path in paths:
         loaded = checkpoint.load(path, device=device)
-        chosen = _choose_backend(backend or loaded.config.inference.backend, device, path)
-        for times in loaded.config.inference.scales:
+        config = dataclasses.replace(loaded.config, inference=replace(loaded.config.inference, **(changes or {})))
+        chosen = _choose_backend(backend or config.inference.backend, device, path)
+        for times in config.inference.scales:
             model = lengthen(loaded.model, times)
-            classify = _network(model, chosen, precision or loaded.config.inference.precision, threads)
-            predictors.append(Predictor(model.frontend, classify, config=scaled(loaded.config, times),
+            classify = _network(model, chosen, precision or config.inference.precision, threads)
+            predictors.append(Predictor(model.frontend, classify, config=scaled(config, times),
                                         classes=loaded.classes, n_segments=model.n_segments, source=str(path),
-                                        hash=loaded.hash, seen=loaded.seen))
+                                        hash=loaded.hash, seen=loaded.seen,
+                                        seen_content=loaded.seen_content))
     return predictors
 
 

@@ -26,9 +26,9 @@ from birdkit import audio, fingerprint, splits
 from birdkit.config import SplitConfig
 from birdkit.filecache import FileCache
 from birdkit.fingerprint import Fingerprint, Fingerprinter, find_overlaps
-from birdkit.inference import one_thread
 from birdkit.labelled_soundscapes import audit_windows
 from birdkit.marks import centres_of, read_marks
+from birdkit.pace import one_thread
 from birdkit.profiles import Competition, read_classes, read_scored, recognise
 from birdkit.settings import to_dict
 from birdkit.splits import STRATIFIED
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 FOLDER = "train_audio"
 RECORDING_COLUMNS = ("file", "label", "secondary", "duration_s", "sample_rate_hz", "channels", "rating", "author",
                      "collection", "latitude", "longitude", "group", "content", "near_duplicate", "split")
-SOUNDSCAPE_COLUMNS = ("file", "duration_s", "sample_rate_hz", "split")
+SOUNDSCAPE_COLUMNS = ("file", "duration_s", "sample_rate_hz", "content", "split")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Audit:
                  collection, latitude and longitude as the host wrote them ("" where it did not), group, content
                  (sha256 of the decoded samples), near_duplicate (the first file of the set, "" for none), split
                  (-1: always in training); and centre_s, NaN where there is none, if marks were given
-    soundscapes  parquet, a row per usable unlabelled soundscape: file, duration_s, sample_rate_hz, split
+    soundscapes  parquet, a row per usable unlabelled soundscape: file, duration_s, sample_rate_hz, content, split
     labelled     parquet, a row per labelled window of a soundscape: file, start_s, end_s, labels (joined by a space,
                  "" where nothing calls), split; None where the competition has none. Its files are not among the
                  unlabelled ones

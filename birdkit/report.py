@@ -1,35 +1,36 @@
 """Pictures for people: what was audited, learnt, labelled and heard, and one page with all of it."""
 from __future__ import annotations
 
-import base64
-import dataclasses
 import html
-import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from birdkit import audio, checkpoint
-from birdkit.config import FrontEndConfig
-from birdkit.frontend import FrontEnd
+from birdkit import checkpoint
 from birdkit.metrics import per_class_roc_auc
+from birdkit.pictures import (
+    CALL,
+    INK,
+    PALE,
+    SOFT,
+    Picture,
+    class_ticks,
+    draw_spectrogram,
+    figure_of,
+    image_tag,
+    origin_of,
+    paragraph,
+    write_html,
+)
 from birdkit.preprocess import Audit
 from birdkit.profiles import recognise
+from birdkit.pseudolabel import SURE
 from birdkit.submission import align, score_interval
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
-SURE = 0.5  # probability from which a pseudo-label is counted as a label
-INK, CALL, SOFT, PALE = "#1b2a38", "#c8502d", "#7fa8c9", "#d3dbe2"
-STYLE = ("body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;color:#1b2a38}img{max-width:100%}"
-         "td,th{padding:.2em 1em .2em 0;text-align:left}")
-GENERATED_MARK = "GENERATED.txt"
 
 
 def show_audit(audit: Audit) -> Picture:
@@ -38,14 +39,14 @@ def show_audit(audit: Audit) -> Picture:
     settings = json.loads(audit.report.read_text(encoding="utf-8"))["settings"]
     counts = pd.crosstab(table["label"], table["split"])
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-    figure = _figure(max(7.5, 0.16 * len(counts) + 3), 4.0)
+    figure = figure_of(max(7.5, 0.16 * len(counts) + 3), 4.0)
     axes, below = figure.add_subplot(), np.zeros(len(counts))
     splits = sorted({int(split) for split in table["split"]})
     for split, colour in zip(splits, colormaps["cividis"](np.linspace(0, 0.9, len(splits))), strict=True):
         name, colour = ("always trained on", PALE) if split < 0 else (f"validates split {split}", colour)
         axes.bar(range(len(counts)), counts[split], bottom=below, color=colour, label=f"{name} ({counts[split].sum()})")
         below += counts[split].to_numpy()
-    _class_ticks(axes, counts.index)
+    class_ticks(axes, counts.index)
     axes.set_ylabel("recordings")
     axes.legend(fontsize=7, title=f"splits: {settings['splitting']['kind']}", title_fontsize=8)
     near = audit.counts.get("near_duplicates")
@@ -61,7 +62,7 @@ def learning_curve(history: pd.DataFrame) -> Picture:
     An average of epochs, which is no epoch, is a dot after the last one.
     """
     average, history = history[history["weights"] == "average"], history[history["weights"] != "average"]
-    figure = _figure(7.5, 3.0)
+    figure = figure_of(7.5, 3.0)
     loss, score = figure.subplots(1, 2)
     loss.plot(history["epoch"], history["loss"], color=INK, marker="o", markersize=3)
     loss.set(xlabel="epoch", ylabel="training loss")
@@ -85,7 +86,7 @@ def learning_curve(history: pd.DataFrame) -> Picture:
 
 def pseudo_labels(table: pd.DataFrame) -> Picture:
     """How sure the teachers are: the histogram of probabilities, and windows above one half per class."""
-    figure = _figure(8.5, 3.2)
+    figure = figure_of(8.5, 3.2)
     left, right = figure.subplots(1, 2, width_ratios=(1, 2))
     names = [name for name in table.columns if name not in WINDOW_COLUMNS]
     if not len(table):
@@ -99,7 +100,7 @@ def pseudo_labels(table: pd.DataFrame) -> Picture:
     left.set(xlabel="probability", ylabel="windows x classes")
     counts = pd.Series((values >= SURE).sum(0), index=names).sort_values(ascending=False)
     right.bar(range(len(counts)), counts.to_numpy(), color=CALL)
-    _class_ticks(right, counts.index)
+    class_ticks(right, counts.index)
     right.set_ylabel(f"windows with p ≥ {SURE:g}")
     right.set_title(f"{len(table)} windows of {table['file'].nunique()} soundscapes; "
                     f"{(values.max(1) >= SURE).mean():.0%} hold a label, "
@@ -123,10 +124,10 @@ def soundscape(table: pd.DataFrame, *, root: Path | str, file: str | None = None
     probabilities = rows[names].to_numpy()
     wanted = probabilities.max(0) if truth is None else probabilities.max(0) + truth[names].to_numpy().max(0)
     top = np.argsort(-wanted)[:n_classes]
-    figure = _figure(9.0, 4.6)
+    figure = figure_of(9.0, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     end_s = float(rows["end_s"].max())
-    _draw_spectrogram(upper, Path(root) / file, end_s)
+    draw_spectrogram(upper, Path(root) / file, end_s)
     upper.set_title(Path(file).name, fontsize=9)
     image = lower.imshow(probabilities[:, top].T, aspect="auto", vmin=0, vmax=1, cmap="YlOrRd", interpolation="nearest",
                          extent=(float(rows["start_s"].min()), end_s, len(top) - 0.5, -0.5))
@@ -146,13 +147,13 @@ def per_class(submission: Path | str, truth: Path | str) -> Picture:
     target, probabilities, names = align(submission, truth)
     values = pd.Series(per_class_roc_auc(target, probabilities), index=names).dropna().sort_values()
     positives = pd.Series(target.sum(0), index=names)[values.index]
-    figure = _figure(max(6.0, 0.16 * len(values) + 3), 3.4)
+    figure = figure_of(max(6.0, 0.16 * len(values) + 3), 3.4)
     axes = figure.add_subplot()
     axes.bar(range(len(values)), values.to_numpy(), color=INK)
     axes.axhline(0.5, color=CALL, linewidth=1)
     axes.set_ylim(0.3, 1.0)
     axes.set_ylabel("ROC-AUC (line: chance)")
-    _class_ticks(axes, [f"{name} ({int(positives[name])})" for name in values.index])
+    class_ticks(axes, [f"{name} ({int(positives[name])})" for name in values.index])
     axes.set_title("in brackets: windows with the class", fontsize=9)
     return figure
 
@@ -164,32 +165,23 @@ def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str
     """
     competition, work = Path(competition_dir), Path(work_dir)
     submission = work / "submission.csv"
-    parts = ["<h1>What birdkit heard</h1>", _paragraph(_origin(competition))]
+    parts = ["<h1>What birdkit heard</h1>", paragraph(origin_of(competition))]
     if truth is not None:
-        parts += ["<h2>Score</h2>", _scores(competition, work, truth), _image(per_class(submission, truth))]
+        parts += ["<h2>Score</h2>", _scores(competition, work, truth), image_tag(per_class(submission, truth))]
     table = _windows(submission, competition)
     shown = _by_name(table, truth)
-    parts += ["<h2>A soundscape</h2>", _image(soundscape(table, root=competition / "test_soundscapes", file=shown,
+    parts += ["<h2>A soundscape</h2>", image_tag(soundscape(table, root=competition / "test_soundscapes", file=shown,
                                                         truth=_truth_rows(truth, table, shown)))]
     for history in sorted(work.glob("round*_split*/history.csv")):
         best = checkpoint.read_info(history.parent / "best.safetensors")
         parts += [f"<h2>{html.escape(history.parent.name)}</h2>",
-                  _paragraph(f"{best['config']['model']['backbone']}, best checkpoint of step {best['step']}, "
-                             f"trained on {len(best['seen'])} files"), _image(learning_curve(pd.read_csv(history)))]
+                  paragraph(f"{best['config']['model']['backbone']}, best checkpoint of step {best['step']}, "
+                             f"trained on {len(best['seen'])} files"), image_tag(learning_curve(pd.read_csv(history)))]
     for labels in sorted(work.glob("pseudo_labels_r*.parquet")):
-        parts += [f"<h2>{html.escape(labels.stem)}</h2>", _image(pseudo_labels(pd.read_parquet(labels)))]
+        parts += [f"<h2>{html.escape(labels.stem)}</h2>", image_tag(pseudo_labels(pd.read_parquet(labels)))]
     parts += ["<h2>Files</h2>", _audit_table(work)]
     path = work / "report.html"
-    path.write_text(f"<!doctype html><meta charset=utf-8><title>birdkit</title><style>{STYLE}</style>{''.join(parts)}",
-                    encoding="utf-8")
-    return path
-
-
-def _origin(competition: Path) -> str:
-    """One sentence on whether the audio is real."""
-    if (competition / GENERATED_MARK).is_file():
-        return "Generated audio: every sound was synthesised, no animal was recorded. Scores say nothing of real birds."
-    return f"Competition files of {competition.name}."
+    return write_html(path, "birdkit", parts)
 
 
 def _scores(competition: Path, work: Path, truth: Path | str) -> str:
@@ -236,47 +228,7 @@ def _truth_rows(truth: Path | str | None, table: pd.DataFrame, file: str | None)
 def _audit_table(work: Path) -> str:
     report = work / "audit.json"
     if not report.is_file():
-        return _paragraph("no audit in this folder")
+        return paragraph("no audit in this folder")
     counts = json.loads(report.read_text(encoding="utf-8"))["counts"]
     rows = "".join(f"<tr><td>{html.escape(str(name))}</td><td>{count}</td></tr>" for name, count in counts.items())
     return f"<table>{rows}</table>"
-
-
-def _draw_spectrogram(axes: Axes, path: Path, duration_s: float) -> None:
-    """The house front end's image of a whole file, unfolded."""
-    config = dataclasses.replace(FrontEndConfig(), strips=1, n_mels=128, clip_s=float(round(duration_s)))
-    wave = audio.load(path, config.sample_rate_hz)
-    padded = np.zeros(config.n_samples, np.float32)
-    padded[:min(len(wave), config.n_samples)] = wave[:config.n_samples]
-    with torch.inference_mode():
-        spectrogram = FrontEnd(config)(torch.from_numpy(padded).unsqueeze(0))[0, 0].numpy()
-    axes.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma", extent=(0, duration_s, 0, config.n_mels),
-                vmin=np.quantile(spectrogram, 0.05), vmax=np.quantile(spectrogram, 0.998))
-    axes.set_ylabel(f"mel band ({config.fmin_hz:g} to {config.fmax_hz:g} Hz)", fontsize=8)
-
-
-def _class_ticks(axes: Axes, names: Iterable[str]) -> None:
-    names = list(names)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=max(4, 8 - len(names) // 60))
-    axes.set_xlim(-0.7, len(names) - 0.3)
-
-
-class Picture(Figure):
-    """A figure outside pyplot's state: nothing to close, and a notebook shows it as the value of a cell."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=110)
-        return buffer.getvalue()
-
-
-def _figure(width: float, height: float) -> Picture:
-    return Picture(figsize=(width, height), layout="constrained")
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
-
-
-def _image(picture: Picture) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(picture._repr_png_()).decode()}">'

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from birdkit.comparison import BETTER, WORSE, Comparison, Row
 from birdkit.experiments import Report
-from birdkit.report import CALL, INK, SOFT, Picture
+from birdkit.pictures import CALL, INK, SOFT, Picture
 
 COLOURS = {BETTER: "#2e7d4f", WORSE: CALL}
 BAND = "#d9d9d9"

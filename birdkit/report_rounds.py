@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from birdkit.report import CALL, INK, PALE, SOFT, Picture
+from birdkit.pictures import CALL, INK, PALE, SOFT, Picture
 from birdkit.report_compare import markdown_table
 from birdkit.rounds import Round, last_that_helped
 

@@ -85,16 +85,18 @@ class RunFiles:
     table_hash   of the training table
     labels_hash  of the pseudo-labels, "" without
     seen         files whose labels the model is trained on
+    seen_content  contents of these, as far as they are known, see birdkit.checkpoint.Checkpoint
     """
 
     def __init__(self, folder: Path, config: RunConfig, *, classes: Sequence[str], table_hash: str,
-                 labels_hash: str = "", seen: Collection[str]) -> None:
+                 labels_hash: str = "", seen: Collection[str], seen_content: Collection[str] = ()) -> None:
         self.folder = folder
         self.config = config
         self.classes = list(classes)
         self.table_hash = table_hash
         self.labels_hash = labels_hash
         self.seen = list(seen)
+        self.seen_content = list(seen_content)
         self.origin = {"config": identity(config), "training table": table_hash, "pseudo-labels": labels_hash}
 
     def adopt(self, earlier: Path) -> None:
@@ -144,7 +146,8 @@ class RunFiles:
     def write_checkpoint(self, name: str, model: Model, *, score: float, step: int, **info: Any) -> None:
         """Write a model, with the score that it was validated with, NaN for none, and further information."""
         checkpoint.save(self.folder / name, model, config=self.config, classes=self.classes,
-                        table_hash=self.table_hash, seen=self.seen, score=None if math.isnan(score) else score,
+                        table_hash=self.table_hash, seen=self.seen, seen_content=self.seen_content,
+                        score=None if math.isnan(score) else score,
                         info={"step": step, **info})
 
     def deploy(self, name: str, validated: Validated | None = None) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ TABLE_COLUMNS = ("file", "label", "secondary", "duration_s", "rating", "split")
 SPAN_COLUMNS = ("start_s", "end_s")  # a table may have them, see `spans`
 CENTRE = "centre_s"  # a table may have it, see `marked_centres`
 COLLECTION = "collection"  # a table may have it, see `make_weights`
+CONTENT = "content"  # a table may have it: sha256 of what decodes, see birdkit.audio.check
 CALL, NOCALL = "call", "nocall"  # the class of a call detector, and the label that means none of the classes
 
 
@@ -36,6 +37,16 @@ def table_hash(table: pd.DataFrame) -> str:
     columns = ["file", "label", "secondary", *(name for name in SPAN_COLUMNS if name in table.columns)]
     rows = sorted(zip(*(table[name].tolist() for name in columns), strict=True))
     return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def contents_of(files: Collection[str], *tables: pd.DataFrame | None) -> dict[str, str]:
+    """What files hold, by name, as far as tables of recordings or soundscapes say it in their column "content".
+
+    >>> contents_of(["a.ogg"], pd.DataFrame({"file": ["a.ogg", "b.ogg"], "content": ["9f", "c1"]}), None)
+    {'a.ogg': '9f'}
+    """
+    known = [table[table["file"].isin(files)] for table in tables if table is not None and CONTENT in table.columns]
+    return {file: content for rows in known for file, content in zip(rows["file"], rows[CONTENT], strict=True)}
 
 
 def low_rated(table: pd.DataFrame, config: DataConfig) -> np.ndarray:

@@ -21,7 +21,7 @@ from birdkit.loop import Loop, Session
 from birdkit.models import build_model
 from birdkit.run_files import AVERAGE, BEST, COLUMNS, LAST, Progress, RunFiles
 from birdkit.sources import choose_sources
-from birdkit.tables import keep_rated, table_hash
+from birdkit.tables import contents_of, keep_rated, table_hash
 from birdkit.trainer import Trainer
 from birdkit.validation import Validation
 
@@ -91,10 +91,9 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
     with distributed.join_world() as world:
         n_examples = len(trained) + (0 if examples is None else len(examples))
         trainer = _build_trainer(config, len(classes), n_examples, world)
-        files = RunFiles(Path(out_dir), config, classes=classes, table_hash=table_hash(trained),
-                         labels_hash=learnt,
-                         seen={file for table in (trained, pseudo_labels, windows) if table is not None
-                               for file in table["file"]})
+        seen = {file for table in (trained, pseudo_labels, windows) if table is not None for file in table["file"]}
+        files = RunFiles(Path(out_dir), config, classes=classes, table_hash=table_hash(trained), labels_hash=learnt,
+                         seen=seen, seen_content=set(contents_of(seen, trained, soundscapes).values()))
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)

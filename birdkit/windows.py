@@ -7,28 +7,46 @@ from __future__ import annotations
 import numpy as np
 
 
-def n_windows(n_samples: int, window_samples: float, *, least_samples: float = 0) -> int:
-    """How many windows a soundscape has: all that begin inside it, at least one; the last may be partial.
+def n_windows(n_samples: int, window_samples: float, *, least_samples: float = 0,
+              stride_samples: float | None = None) -> int:
+    """How many windows a soundscape has, at least one: up to the first that reaches its end, which may be partial.
 
-    least_samples  a rest up to this gets no window: a decoder may give a few samples more than a minute holds
+    least_samples   a rest up to this gets no window: a decoder may give a few samples more than a minute holds
+    stride_samples  from the start of one window to the next; None for windows that follow each other. A longer one
+                    leaves gaps, and then all windows count that begin inside
 
     >>> n_windows(600, 50), n_windows(601, 50), n_windows(601, 50, least_samples=2), n_windows(7, 50)
     (12, 13, 12, 1)
+    >>> n_windows(600, 50, stride_samples=25), n_windows(601, 50, stride_samples=25)
+    (23, 24)
+    >>> n_windows(600, 50, stride_samples=100)
+    6
     """
-    if n_samples < 1 or window_samples <= 0:
-        raise ValueError(f"{n_samples} samples cannot be divided into windows of {window_samples} samples")
-    return max(1, int(np.ceil((n_samples - least_samples) / window_samples)))
+    stride = window_samples if stride_samples is None else stride_samples
+    if n_samples < 1 or window_samples <= 0 or stride <= 0:
+        raise ValueError(f"{n_samples} samples cannot be divided into windows of {window_samples} samples every "
+                         f"{stride} samples")
+    overlap = max(window_samples - stride, 0)
+    return max(1, int(np.ceil((n_samples - least_samples - overlap) / stride)))
 
 
-def window_bounds(n_samples: int, window_samples: float, n: int) -> np.ndarray:
-    """First and last sample of `n` consecutive windows, (n, 2) float64; the last ends where the soundscape ends.
+def window_bounds(n_samples: int, window_samples: float, n: int, *, stride_samples: float | None = None) -> np.ndarray:
+    """First and last sample of `n` windows, (n, 2) float64; none ends after the soundscape. Strides as in `n_windows`.
 
     >>> window_bounds(70, 50, 2)
     array([[ 0., 50.],
            [50., 70.]])
+    >>> window_bounds(70, 50, 2, stride_samples=25)
+    array([[ 0., 50.],
+           [25., 70.]])
     """
-    edges = np.arange(n + 1) * float(window_samples)
-    return np.stack([edges[:-1], np.minimum(edges[1:], n_samples)], axis=1)
+    if stride_samples is None or stride_samples == window_samples:
+        edges = np.arange(n + 1) * float(window_samples)  # the end of one is the start of the next to the last bit
+        starts, ends = edges[:-1], edges[1:]
+    else:
+        starts = np.arange(n) * float(stride_samples)
+        ends = starts + window_samples
+    return np.stack([starts, np.minimum(ends, n_samples)], axis=1)
 
 
 def clip_starts(n_samples: int, clip_samples: int, step_samples: int, *, least_samples: float = 0) -> np.ndarray:

@@ -14,7 +14,6 @@ from birdkit import checkpoint, postprocess, predictor, soundscapes
 from birdkit.config import Member, RunConfig
 from birdkit.inference import (
     Ensemble,
-    Pace,
     PredictionError,
     Predictor,
     load_predictors,
@@ -24,6 +23,7 @@ from birdkit.inference import (
 )
 from birdkit.models import build_model, lengthen
 from birdkit.output import SEDOutput, probabilities
+from birdkit.pace import Pace
 from birdkit.settings import replace
 
 CLASSES = ("ant", "bee", "cat", "dog")

@@ -17,13 +17,14 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
     "registry settings folding metrics comparison postprocess profiles kaggle windows jobs",
-    "config audio splits batch output ambience calls composition crops packed distributed filecache marks",
+    "config audio splits batch output ambience calls composition crops packed distributed filecache marks pace",
     "frontend losses augmentations sampling presets recipes soundscapes optimisation",
     "models fingerprint",
     "checkpoint tables window_labels window_choice labelled_soundscapes audio_store sources feeding data",
     "inference predictor export preprocess packing call_sources synthesis",
     "validation averaging run_files trainer loop training pseudolabel submission",
-    "runs plan experiments rounds pipeline report report_compare report_rounds catalogue cli __main__",
+    "runs label_run plan experiments rounds pipeline pictures report report_compare report_labels report_rounds "
+    "catalogue cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
 FRONT_END_ONLY = {"stft", "istft", "ShortTimeFFT", "melspectrogram", "mel", "mel_frequencies", "power_to_db",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from birdkit.config.base import Member, in_unit, one_of
 from birdkit.config.frontend import FrontEndConfig
+from birdkit.config.labelling import LabelConfig
 from birdkit.config.model import ModelConfig
 from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.training import AugmentConfig, DataConfig, TrainConfig
@@ -95,6 +96,7 @@ class RunConfig:
     year        the competition profile
     split       the part of the cross-validation that validates; -1 trains on everything and validates on nothing
     round       0 is supervised; from 1 on pseudo-labels of the round before are used
+    labelling   how teachers make those
     """
 
     name: str = "default"
@@ -113,6 +115,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     validation: ValidationConfig = ValidationConfig()
     inference: InferenceConfig = InferenceConfig()
+    labelling: LabelConfig = field(default_factory=LabelConfig)
 
     def __post_init__(self) -> None:
         if not -1 <= self.split < self.n_splits:

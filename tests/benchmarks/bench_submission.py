@@ -25,9 +25,10 @@ import torch
 from birdkit import checkpoint
 from birdkit.audio import load
 from birdkit.config import RunConfig
-from birdkit.inference import Predictor, load_predictors, one_thread, predict
+from birdkit.inference import Predictor, load_predictors, predict
 from birdkit.models import build_model
 from birdkit.models.base import Model
+from birdkit.pace import one_thread
 from birdkit.settings import replace
 
 RATE_HZ = 32_000

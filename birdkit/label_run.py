@@ -1,0 +1,133 @@
+"""Labelling from the files on disk, as notebook 02 and `birdkit label` do it: tables, and the page to judge them by."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from birdkit import kaggle, profiles, pseudolabel, recipes, report_labels
+from birdkit.config import LabelConfig
+from birdkit.pseudolabel import Trust
+from birdkit.settings import with_settings
+from birdkit.tables import contents_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelRun:
+    """What to label, and with what.
+
+    recipe    a name in birdkit.recipes, whose `labelling` settings hold
+    round     the round that will train on the labels; its teachers were trained in the round before
+    changes   to the recipe's config, as for birdkit.settings.with_settings
+    teachers  checkpoints; none for all of the round before, in the work folder
+    root      folder of one's own audio to label, all of it, whatever its folders; None for the competition's unlabelled
+              soundscapes
+    files     only these, relative to `root` or to the competition; none for all
+    out       the table; None for the work folder's pseudo_labels_r<round>.parquet
+    device    "auto" (a GPU where there is one), "cpu" or "cuda"
+    """
+
+    competition_dir: Path
+    work_dir: Path
+    recipe: str = "small"
+    round: int = 1
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    teachers: Sequence[Path | str] = ()
+    root: Path | None = None
+    files: Sequence[Path | str] = ()
+    out: Path | None = None
+    device: str = "auto"
+
+    def config(self) -> LabelConfig:
+        """How to label; ValueError, TypeError or KeyError where the recipe or a change is none."""
+        return with_settings(recipes.get(self.recipe).run(self.round, 0), self.changes).labelling
+
+    @property
+    def table(self) -> Path:
+        """Where the labels go."""
+        return self.out or kaggle.Workspace(self.work_dir).pseudo_labels_path(self.round)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a labelling has left.
+
+    table             the labels of the soundscapes
+    recording_labels  those of the train recordings, None where the config asks for none
+    page              the page to judge them by
+    trust             the figures on it
+    pictures          those of the soundscapes, by title
+    """
+
+    table: Path
+    recording_labels: Path | None
+    page: Path
+    trust: Trust
+    pictures: Mapping[str, report_labels.Picture]
+
+
+def label_round(run: LabelRun, *, progress: bool = True) -> Outcome:
+    """Label what a run asks for; write the tables and, beside the first, the page of the same name.
+
+    Goes on where it was if it was killed. Raises birdkit.kaggle.MissingInputError where there are no tables of notebook
+    01, no checkpoints of the round before, or no audio, and what birdkit.pseudolabel.label_files raises.
+    """
+    config, work = run.config(), kaggle.Workspace(run.work_dir)
+    competition, classes = profiles.recognise(run.competition_dir), profiles.read_classes(run.competition_dir)
+    teachers = list(run.teachers) or work.teachers(run.round)
+    recordings = _table(work.recordings, needed=config.recordings)
+    soundscapes = _table(work.soundscapes, needed=run.root is None and not run.files)
+    root, files = run.root or run.competition_dir, list(run.files) or _files(run, soundscapes)
+    options: dict[str, Any] = {"round": run.round, "config": config, "window_s": competition.window_s,
+                               "classes": classes, "device": run.device, "progress": progress}
+    pseudolabel.label_files(files, teachers, path=run.table, root=root, **options,
+                            contents={} if run.root else contents_of(set(map(str, files)), soundscapes))
+    tables, of_recordings = {"soundscapes": (run.table, root)}, None
+    if config.recordings and recordings is not None:
+        of_recordings = work.recording_labels_path(run.round)
+        names = recordings["file"].tolist()
+        pseudolabel.label_files(names, teachers, path=of_recordings, root=run.competition_dir, **options,
+                                contents=contents_of(names, recordings))
+        tables["train recordings"] = (of_recordings, run.competition_dir)
+    counts = None if recordings is None else recordings["label"].value_counts()
+    previous = _previous(work, run)
+    sections, trusts = {}, {}
+    for name, (path, folder) in tables.items():
+        trusts[name] = pseudolabel.assess(path, previous=previous if name == "soundscapes" else None)
+        sections[name] = report_labels.pictures(trusts[name], root=folder, train_counts=counts)
+    page = report_labels.write_page(run.table.with_suffix(".html"), trusts, sections, origin=run.competition_dir)
+    log.info("%s shows whether to trust these labels", page)
+    return Outcome(run.table, of_recordings, page, trusts["soundscapes"], sections["soundscapes"])
+
+
+def _table(find: Callable[[], Path], *, needed: bool) -> pd.DataFrame | None:
+    """A table of notebook 01; None where there is none: one's own soundscapes can be labelled without."""
+    try:
+        return pd.read_parquet(find())
+    except kaggle.MissingInputError:
+        if needed:
+            raise
+        return None
+
+
+def _files(run: LabelRun, soundscapes: pd.DataFrame | None) -> list[Path | str]:
+    """All files to label."""
+    if run.root is None:
+        return [] if soundscapes is None else soundscapes["file"].tolist()
+    files = sorted(path.relative_to(run.root).as_posix() for path in run.root.rglob("*")
+                   if path.suffix.lower() in kaggle.AUDIO_SUFFIXES and not path.name.startswith("."))
+    if not files:
+        raise kaggle.MissingInputError(f"no audio ({', '.join(kaggle.AUDIO_SUFFIXES)}) below {run.root}")
+    return [*files]
+
+
+def _previous(work: kaggle.Workspace, run: LabelRun) -> Path | None:
+    """The table of the round before, where there is one to compare with."""
+    path = run.table.with_name(work.pseudo_labels_path(run.round - 1).name) if run.round > 1 else None
+    return path if path is not None and path.is_file() else None

@@ -1,0 +1,22 @@
+"""Soft labels for soundscapes that nobody has labelled: made by teachers, checked, written with where they come from.
+
+Two mistakes cost the second seed its second round: every window of a minute carried the prediction of the first, and
+label columns were taken by position. Here the one is an error that names the file, and the other cannot be written.
+What training makes of the probabilities (power, floor) is in its own config; how they are made is in LabelConfig.
+"""
+from birdkit.pseudolabel.labelling import Labelled, label, label_files
+from birdkit.pseudolabel.table import (
+    SURE,
+    PseudoLabelError,
+    TableWriter,
+    empty,
+    frontend_hash,
+    provenance,
+    read,
+    stream,
+    write_table,
+)
+from birdkit.pseudolabel.trust import Change, Example, Trust, assess
+
+__all__ = ["SURE", "Change", "Example", "Labelled", "PseudoLabelError", "TableWriter", "Trust", "assess", "empty",
+           "frontend_hash", "label", "label_files", "provenance", "read", "stream", "write_table"]

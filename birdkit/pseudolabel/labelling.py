@@ -1,0 +1,296 @@
+"""Teachers label files: one after the other, each kept as soon as it is done, checked before anything is written."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soundfile as sf
+import torch
+from tqdm import tqdm
+
+from birdkit import audio, checkpoint
+from birdkit.config import LabelConfig
+from birdkit.filecache import FileCache
+from birdkit.inference import Ensemble, Heard, load_predictors
+from birdkit.pseudolabel.agreement import Agreement
+from birdkit.pseudolabel.guards import (
+    Teacher,
+    refuse_constant,
+    refuse_dominant,
+    refuse_foreign_classes,
+    refuse_late,
+)
+from birdkit.pseudolabel.parts import Part, Parts
+from birdkit.pseudolabel.table import SURE, PseudoLabelError, TableWriter, empty, frontend_hash, read
+from birdkit.settings import to_dict
+from birdkit.soundscapes import SoundscapeFile
+
+log = logging.getLogger(__name__)
+
+LATE = ("floor", "least_peak", "most_share", "share_from", "recordings")  # settings that change no probability
+AHEAD = ("clip_step_s", "batch_size", "precision")  # settings of the teachers' own InferenceConfig
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What was labelled.
+
+    path      of the table
+    windows   rows that were written
+    files     that have rows
+    left_out  files that every teacher was trained on
+    faults    files that could not be read, with the reason
+    """
+
+    path: Path
+    windows: int = 0
+    files: int = 0
+    left_out: tuple[str, ...] = ()
+    faults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def label(files: Sequence[Path | str], teachers: Sequence[Path | str], *, path: Path | str, round: int,
+          classes: Sequence[str] | None = None, **options: Any) -> pd.DataFrame:
+    """As `label_files`, for tables that fit into memory: returns the table as `read` does."""
+    label_files(files, teachers, path=path, round=round, classes=classes, **options)
+    return read(path, classes=classes, expected_round=round)
+
+
+def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str], *, path: Path | str, round: int,
+                config: LabelConfig | None = None, window_s: float = 5.0, root: Path | str | None = None,
+                classes: Sequence[str] | None = None, contents: Mapping[str, str] | None = None,
+                leave_out_seen: bool = True, backend: str | None = None, device: str = "auto",
+                progress: bool = True) -> Labelled:
+    """Label files with teachers and write the table with its provenance. Memory does not grow with their number or
+    length, but for some bytes a file.
+
+    A file is labelled by the mean of those teachers that were not trained on it. Files that cannot be read are left
+    out, logged, and listed with the reason in the provenance. Without teachers, which is how the first round begins,
+    the table is empty. A run that was killed goes on with the next file; files that were labelled by other teachers or
+    with other settings are then labelled anew. The table is there whole or not at all.
+
+    files           relative to `root`, as the training tables name them, since that is how a teacher knows them
+    teachers        checkpoints of a round before `round`
+    round           the round that will train on these labels
+    config          how to label; its `recordings` says nothing here: `files` may be recordings
+    window_s        the competition's, where the config has none
+    classes         columns, matched by name: the taxonomy; None for all that any teacher knows
+    contents        what files hold, by name, see birdkit.tables.contents_of; others are decoded once more to know it,
+                    where a teacher remembers what it was trained on by content
+    leave_out_seen  True leaves out and counts a file that every teacher was trained on, False raises
+    backend         of the networks on a CPU, None for the teachers' own; on a GPU it is torch
+    device          "auto" (a GPU where there is one), "cpu" or "cuda"
+
+    Raises PseudoLabelError where all windows of a soundscape that is not silent are equal, a class takes too many
+    labels, a teacher is of this or a later round or knows a class that is none, or nothing is left to label.
+    """
+    config = config or LabelConfig()
+    path = Path(path)
+    if not teachers:
+        log.warning("round %d: there are no teachers yet, %s holds no labels", round, path)
+        empty(path, classes or (), round=round)
+        return Labelled(path)
+    names = [_name(file, root) for file in files]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise ValueError(f"files named twice: {twice[:3]}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = _load(teachers, config, backend=backend if device == "cpu" else "torch", device=device)
+    refuse_late(chosen, round)
+    if classes is not None:
+        refuse_foreign_classes(chosen, classes)
+    columns = tuple(dict.fromkeys(name for one in chosen for name in one.one.classes)) if classes is None else classes
+    labeller = _Labeller(chosen, config, tuple(columns), Path(root or ""), window_s=config.window_s or window_s,
+                         round=round, backend=backend, progress=progress)
+    groups = _unseen(names, chosen, labeller.contents(names, contents or {}, path))
+    seen_by_all = groups.pop((), [])
+    if seen_by_all:
+        what = f"{len(seen_by_all)} of {len(names)} soundscapes were seen in training by every teacher"
+        if not leave_out_seen:
+            raise PseudoLabelError(f"{what}: {', '.join(seen_by_all[:3])}")
+        log.warning("%s; they are left out: %s", what, ", ".join(seen_by_all[:3]))
+    return labeller.run(path, names, groups, seen_by_all)
+
+
+class _Labeller:
+    """The teachers with everything that decides what they say."""
+
+    def __init__(self, teachers: Sequence[Teacher], config: LabelConfig, classes: tuple[str, ...], root: Path, *,
+                 window_s: float, round: int, backend: str | None, progress: bool) -> None:
+        self.teachers = teachers
+        self.config = config
+        self.window_s = window_s
+        self.stride_s = config.stride_s or window_s
+        self.classes = classes
+        self.root = root
+        self.round = round
+        self.backend = backend
+        self.progress = progress
+
+    def contents(self, names: Sequence[str], known: Mapping[str, str], table: Path) -> dict[str, str]:
+        """What the files hold, "" where nobody asks or they cannot be read; what is found out is kept on disk."""
+        asked = any(one.one.seen_content for one in self.teachers)
+        todo = [name for name in names if asked and name not in known and (self.root / name).is_file()]
+        if not todo:
+            return dict(known)
+        table.parent.mkdir(parents=True, exist_ok=True)
+        store = FileCache(_content, table.with_name(f".{table.name}.contents.jsonl"), version=sf.__libsndfile_version__,
+                          write=str, read=str)
+        found = store.get(self.root, todo, label="contents", workers=min(os.cpu_count() or 1, 4))
+        return {**known, **found}
+
+    def run(self, path: Path, names: Sequence[str], groups: Mapping[tuple[int, ...], list[str]],
+            seen_by_all: Sequence[str]) -> Labelled:
+        """Label what is not labelled yet, then write the table."""
+        parts = Parts(path.with_name(f".{path.name}.parts"), self._identity(), len(self.classes))
+        written = False
+        try:
+            if parts.discarded:
+                log.info("%d files were labelled by other teachers or settings: they are labelled anew",
+                         parts.discarded)
+            faults = self._label(parts, groups)
+            result = self._write(path, parts, names, groups, seen_by_all, faults)
+            written = True
+        finally:
+            parts.close(remove=written)
+        log.info("%s: %d windows of %d files, %d left out as seen, %d not readable", path, result.windows,
+                 result.files, len(seen_by_all), len(faults))
+        return result
+
+    def _identity(self) -> str:
+        """A hash of all that changes a probability."""
+        settings = {name: value for name, value in to_dict(self.config).items() if name not in LATE}
+        what = [settings, self.window_s, [one.one.hash for one in self.teachers], self.classes, self.backend,
+                str(self.root), checkpoint.versions()]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def _label(self, parts: Parts, groups: Mapping[tuple[int, ...], list[str]]) -> dict[str, str]:
+        """Label the files that no earlier run has labelled; those that could not be read, with the reason."""
+        stamps = {name: _stamp(self.root / name) for group in groups.values() for name in group}
+        known, faults = parts.known(stamps), dict[str, str]()
+        agreement = Agreement(len(self.teachers), len(self.classes))
+        with tqdm(total=len(stamps), initial=len(known), desc="label", unit="file", disable=not self.progress,
+                  mininterval=1.0, smoothing=0.05) as bar:
+            for members, group in groups.items():
+                todo = [name for name in group if name not in known]
+                before = len(faults)
+                with closing(self._hear(members, todo, faults)) as heard:
+                    for one in heard:
+                        refuse_constant(one.name, one.probabilities, self.root / one.name, duration_s=one.duration_s,
+                                        one_clip_s=min(self.teachers[index].one_clip_s() for index in members))
+                        sums = agreement.of(self._of_teachers(one.apart, members), members)
+                        parts.add(Part(one.name, one.probabilities, sums), stamps[one.name])
+                        bar.update()
+                bar.update(len(faults) - before)
+        return faults
+
+    def _hear(self, members: Sequence[int], names: Sequence[str], faults: dict[str, str]) -> Iterator[Heard]:
+        """What some of the teachers hear in files, one file after the other."""
+        predictors = [one for index in members for one in self.teachers[index].predictors]
+        ensemble = Ensemble(predictors, window_s=self.window_s, stride_s=self.stride_s, classes=self.classes,
+                            mean=self.config.mean)
+        opened = ((name, lambda name=name: SoundscapeFile(self.root / name)) for name in names)  # type: ignore[misc]
+        yield from ensemble.stream(opened, len(names), faults=faults, apart=len(members) > 1)
+
+    def _of_teachers(self, apart: np.ndarray, members: Sequence[int]) -> np.ndarray:
+        """(P, W, K) of predictors -> (M, W, K) of teachers: the mean over the scales of each."""
+        if len(members) < 2:
+            return apart
+        counts = [len(self.teachers[index].predictors) for index in members]
+        return np.stack([scales.mean(0) for scales in np.split(apart, np.cumsum(counts)[:-1])])
+
+    def _write(self, path: Path, parts: Parts, names: Sequence[str], groups: Mapping[tuple[int, ...], list[str]],
+               seen_by_all: Sequence[str], faults: Mapping[str, str]) -> Labelled:
+        """Check the labels as a whole and write the table, in the order of the files."""
+        counts, agreement = np.zeros(len(self.classes), int), Agreement(len(self.teachers), len(self.classes))
+        found = 0
+        asked = {name for group in groups.values() for name in group}
+        wanted = [name for name in names if name in asked and name not in faults]
+        for part in parts.of(wanted):
+            counts += (part.probabilities >= SURE).sum(0)
+            agreement.add(part.agreement)
+            found += 1
+        if not found:
+            raise PseudoLabelError(f"none of {len(names)} soundscapes could be labelled: {len(seen_by_all)} were seen "
+                                   f"by every teacher, {len(faults)} could not be read: {list(faults.items())[:3]}")
+        refuse_dominant(counts, self.classes, self.config)
+        origin = {
+            "round": self.round, "window_s": self.window_s, "stride_s": self.stride_s,
+            "settings": to_dict(self.config), "backend": self.backend,
+            "thresholds": {"floor": self.config.floor, "least_peak": self.config.least_peak},
+            "teachers": [_describe(one) for one in self.teachers],
+            "labelled_by": [{"teachers": list(members), "files": len(group)} for members, group in groups.items()],
+            "agreement": agreement.to_dict(self.classes) if len(self.teachers) > 1 else None,
+            "seen_by_all_teachers": list(seen_by_all), "faults": dict(faults)}
+        windows = files = 0
+        with TableWriter(path, self.classes, origin) as writer:
+            for part in parts.of(wanted):
+                kept, values = _threshold(part.probabilities, self.config)
+                start_s = kept * self.stride_s
+                writer.add(part.file, start_s, start_s + self.window_s, values)
+                windows, files = windows + len(values), files + bool(len(values))
+        return Labelled(path, windows, files, tuple(seen_by_all), faults)
+
+
+def _load(paths: Sequence[Path | str], config: LabelConfig, *, backend: str | None, device: str) -> list[Teacher]:
+    """The teachers, with what the settings change of how they predict."""
+    changes = {name: getattr(config, name) for name in AHEAD if getattr(config, name) is not None}
+    return [Teacher(tuple(load_predictors([path], backend=backend, device=device, changes=changes))) for path in paths]
+
+
+def _threshold(probabilities: np.ndarray, config: LabelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and probabilities of the windows that are written, (W,) and (W, K)."""
+    kept = np.flatnonzero(probabilities.max(axis=1) >= np.float32(config.least_peak))
+    return kept, np.where(probabilities < np.float32(config.floor), np.float32(0), probabilities)[kept]
+
+
+def _unseen(names: Sequence[str], teachers: Sequence[Teacher],
+            contents: Mapping[str, str]) -> dict[tuple[int, ...], list[str]]:
+    """The files by the teachers that were not trained on them."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name in names:
+        content = contents.get(name, "")
+        members = tuple(index for index, one in enumerate(teachers) if not one.saw(name, content))
+        groups.setdefault(members, []).append(name)
+    return groups
+
+
+def _describe(teacher: Teacher) -> dict[str, Any]:
+    """What a table remembers of a teacher."""
+    one = teacher.one
+    return {"file": Path(one.source).name, "hash": one.hash, "name": one.config.name, "split": one.config.split,
+            "round": one.config.round, "model": one.config.model.name, "frontend": frontend_hash(one.config.frontend),
+            "inference": to_dict(one.config.inference)}
+
+
+def _name(file: Path | str, root: Path | str | None) -> str:
+    """The name a training table has for the file: relative to `root`."""
+    path = Path(file)
+    return (path.relative_to(root) if root is not None and path.is_absolute() else path).as_posix()
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of change of a file, "" where there is none."""
+    if not path.is_file():
+        return ""
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _content(path: Path) -> str:
+    """What a file holds, "" where it cannot be read: then it is not labelled either."""
+    try:
+        return audio.check(path).content
+    except audio.AudioError:
+        return ""
