@@ -153,7 +153,7 @@ class Workspace:
 
     def labelled_soundscapes(self) -> Path | None:
         """The table of labelled windows of soundscapes, None where the competition has none."""
-        found = self._look("labelled_soundscapes.parquet")
+        found = self.look("labelled_soundscapes.parquet")
         return found[0] if found else None
 
     def pseudo_labels(self, round: int) -> Path | None:
@@ -162,7 +162,7 @@ class Workspace:
 
     def recording_labels(self, round: int) -> Path | None:
         """What the round's teachers say of the train recordings: None in round 0, and where nobody asked them."""
-        found = self._look(self.recording_labels_path(round).name) if round > 0 else []
+        found = self.look(self.recording_labels_path(round).name) if round > 0 else []
         return found[0] if found else None
 
     def checkpoints(self, round: int, *, earlier: int = 0) -> list[Path]:
