@@ -22,13 +22,13 @@ from scipy import stats
 
 from birdkit import pseudolabel
 from birdkit.comparison import Row, Validated, compare
+from birdkit.inference import WINDOW_COLUMNS
 from birdkit.kaggle import Workspace
 from birdkit.run_files import PREDICTIONS, is_finished
 
 log = logging.getLogger(__name__)
 
 ROUNDS = "rounds.csv"
-SURE = 0.5  # probability from which a pseudo-label is counted as a label
 LEVEL = 0.95
 GAIN, NO_GAIN, FIRST = "gain", "no gain", "supervised"
 
@@ -176,7 +176,7 @@ def _labels(works: Sequence[Workspace], number: int) -> dict[str, Any]:
         return {}
     tables = [pseudolabel.read(path) for path in paths]
     teachers = dict.fromkeys(one["hash"][:12] for path in paths for one in pseudolabel.provenance(path)["teachers"])
-    values = [table.drop(columns=list(pseudolabel.WINDOW_COLUMNS)).to_numpy() >= SURE for table in tables]
+    values = [table.drop(columns=list(WINDOW_COLUMNS)).to_numpy() >= pseudolabel.SURE for table in tables]
     heard = [table["file"].to_numpy()[sure.any(axis=1)] for table, sure in zip(tables, values, strict=True)]
     files = [table["file"].nunique() for table in tables]
     return {"teachers": tuple(teachers), "table": paths[0].name, "windows": sum(map(len, tables)),

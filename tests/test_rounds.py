@@ -28,11 +28,11 @@ def student(work: Path, number: int, split: int = 0, *, skill: float, seed: int 
 
 def labelled(work: Path, number: int, probability: float) -> None:
     """A pseudo-label table of two windows in each of two soundscapes, the owl in the first of one."""
-    table = pd.DataFrame({"file": ["a", "a", "b", "b"], "start_s": [0.0, 5.0] * 2, "end_s": [5.0, 10.0] * 2,
-                          "owl": np.float32([probability, 0.1, 0.2, 0.3]), "frog": np.float32([0.1, 0.1, 0.1, 0.2])})
-    teachers = [{"hash": f"{number}" * 64, "file": "best.safetensors"}]
-    pseudolabel._write_table(Workspace(work).pseudo_labels_path(number), table, CLASSES,
-                             {"round": number, "teachers": teachers})
+    origin = {"round": number, "teachers": [{"hash": f"{number}" * 64, "file": "best.safetensors"}]}
+    start_s = np.array([0.0, 5.0])
+    with pseudolabel.TableWriter(Workspace(work).pseudo_labels_path(number), CLASSES, origin) as writer:
+        writer.add("a", start_s, start_s + 5, np.array([[probability, 0.1], [0.1, 0.1]]))
+        writer.add("b", start_s, start_s + 5, np.array([[0.2, 0.1], [0.3, 0.2]]))
 
 
 def read(work: Path) -> list[rounds.Round]:
