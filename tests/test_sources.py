@@ -244,3 +244,17 @@ def test_less_than_a_clip_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match="too little for a clip of 5 s"):
         whole.within(store, 5.0)
     assert whole.within(store, 3.0).length_s.tolist() == [4.0]
+
+
+def test_what_the_teachers_are_unsure_of_is_left_out_of_the_loss() -> None:
+    """Between yes and no a teacher's guess teaches its own mistakes."""
+    table = pd.DataFrame({"file": "s.wav", "start_s": [0.0, 5.0], "end_s": [5.0, 10.0], "owl": [0.7, 0.05],
+                          "frog": [0.3, 0.1]})
+    config = PseudoConfig(hard=0.6, unsure_from=0.1, unsure_to=0.6)
+    source = ClipSource.pseudo_labelled(table, ["owl", "frog"], config, 5.0)
+    assert source.target.tolist() == [[1, 0], [0, 0]] and source.cell_weight.tolist() == [[1, 0], [1, 1]]
+    longer = ClipSource.pseudo_labelled(table, ["owl", "frog"], config, 10.0)
+    assert longer.target[0].tolist() == [1, 0] and longer.cell_weight[0].tolist() == [1, 0]
+    assert ClipSource.pseudo_labelled(table, ["owl", "frog"], PseudoConfig(), 5.0).cell_weight.all()
+    with pytest.raises(ValueError, match=r"unsure_from = 0.7 is above unsure_to = 0.6"):
+        PseudoConfig(unsure_from=0.7, unsure_to=0.6)

@@ -39,6 +39,10 @@ class PseudoConfig:
                     sorted by rarity in comments
     most_windows    the choice ends at this many windows; 0 for no limit
 
+    Which labels count in the loss:
+    unsure_from     a class whose probability in a clip is above this and below `unsure_to` is left out of that clip's
+    unsure_to       loss: nobody knows. .1 and .6, with hard = .6: the second seed's in-training labels. Equal for none
+
     What a clip's label becomes, which is the largest of the windows it holds:
     target          times this: with DataConfig.recording_target, the labels by source
     label_sum       where a clip's labels then sum to more, they are scaled down to this; 0 for no cap. .75: BirdCLEF
@@ -61,18 +65,23 @@ class PseudoConfig:
     keep_empty: bool = True
     least_per_class: int = 0
     most_windows: int = 0
+    unsure_from: float = 0.0
+    unsure_to: float = 0.0
     target: float = 1.0
     label_sum: float = 0.0
     sampler: str = "uniform"
 
     def __post_init__(self) -> None:
         one_of("pseudo.sampler", self.sampler, ("uniform", "sum"))
-        for name in ("least_peak", "threshold", "quantile", "most_floor", "floor", "target"):
+        for name in ("least_peak", "threshold", "quantile", "most_floor", "floor", "target", "unsure_from",
+                     "unsure_to"):
             in_unit(f"pseudo.{name}", getattr(self, name))
         for name, value in self.thresholds.items():
             in_unit(f"pseudo.thresholds of {name}", value)
         if self.hard is not None:
             in_unit("pseudo.hard", self.hard)
+        if self.unsure_from > self.unsure_to:
+            raise ValueError(f"pseudo.unsure_from = {self.unsure_from} is above unsure_to = {self.unsure_to}")
         if self.power <= 0:
             raise ValueError(f"pseudo.power = {self.power} must be above 0: at 0 every probability would be 1")
         for name in ("most_per_class", "least_per_class", "most_windows", "label_sum"):
