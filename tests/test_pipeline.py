@@ -58,7 +58,7 @@ def test_the_order_is_label_after_train_and_train_after_label() -> None:
                     "04_ensemble_infer_round2"]
 
 
-def test_changes_reach_every_training_and_labelling_and_nothing_else(books: Path, executed: Calls, tmp_path: Path) -> None:
+def test_changes_reach_training_and_labelling_and_nothing_else(books: Path, executed: Calls, tmp_path: Path) -> None:
     """A setting tried in one split alone would compare two different ensembles."""
     pipeline.run(tmp_path, tmp_path / "w", recipe="tiny", rounds=1, splits=[0, 1], notebooks=books,
                  changes={"train__epochs": 1})
