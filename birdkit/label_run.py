@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from birdkit import kaggle, profiles, pseudolabel, recipes, report_labels
-from birdkit.config import LabelConfig
+from birdkit import checkpoint, kaggle, profiles, pseudolabel, recipes, report_labels
+from birdkit.config import OTHERS, LabelConfig, ModelConfig
 from birdkit.pseudolabel import Trust
-from birdkit.settings import with_settings
+from birdkit.settings import from_dict, with_settings
 from birdkit.tables import contents_of
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,23 @@ class LabelRun:
     def config(self) -> LabelConfig:
         """How to label; ValueError, TypeError or KeyError where the recipe or a change is none."""
         return with_settings(recipes.get(self.recipe).run(self.round, 0), self.changes).labelling
+
+    def without_family(self, teachers: Sequence[Path | str]) -> dict[str, list[Path | str]]:
+        """The teachers of other families, by the family of every student that is to learn from those alone.
+
+        Empty where the config lets all learn from all, or there are no teachers yet. Raises ValueError where all
+        teachers are of one family, which would leave its students without any.
+        """
+        if self.config().families != OTHERS or not teachers:
+            return {}
+        of = {path: from_dict(ModelConfig, checkpoint.read_info(path)["config"]["model"]).family for path in teachers}
+        if len(set(of.values())) < 2:
+            raise ValueError(f"labelling.families = {OTHERS!r} needs teachers of two backbones at least, but all "
+                             f"{len(of)} are {next(iter(of.values()))}")
+        recipe = recipes.get(self.recipe)
+        students = [with_settings(recipe.run(self.round, split), self.changes).model.family for split in recipe.splits]
+        return {family: [path for path, own in of.items() if own != family]
+                for family in sorted({*of.values(), *students})}
 
     @property
     def table(self) -> Path:
@@ -86,8 +103,11 @@ def label_round(run: LabelRun, *, progress: bool = True) -> Outcome:
     root, files = run.root or run.competition_dir, list(run.files) or _files(run, soundscapes)
     options: dict[str, Any] = {"round": run.round, "config": config, "window_s": competition.window_s,
                                "classes": classes, "device": run.device, "progress": progress}
-    pseudolabel.label_files(files, teachers, path=run.table, root=root, **options,
-                            contents={} if run.root else contents_of(set(map(str, files)), soundscapes))
+    contents = {} if run.root else contents_of(set(map(str, files)), soundscapes)
+    pseudolabel.label_files(files, teachers, path=run.table, root=root, contents=contents, **options)
+    for family, others in run.without_family(teachers).items():
+        path = run.table.with_name(f"{run.table.stem}_not_{family}.parquet")
+        pseudolabel.label_files(files, others, path=path, root=root, contents=contents, **options)
     tables, of_recordings = {"soundscapes": (run.table, root)}, None
     if config.recordings and recordings is not None:
         of_recordings = work.recording_labels_path(run.round)

@@ -79,6 +79,7 @@ def counts(trust: Trust, train_counts: pd.Series | None = None) -> Picture:
     rows = figure.subplots(len(bars), 1, sharex=True)
     for axes, (values, what, colour) in zip(rows, bars, strict=True):
         axes.bar(range(len(order)), values[order], color=colour)
+        axes.set_ylim(0, 1.05 * values.max() or 1)
         axes.set_ylabel(what, fontsize=8)
     class_ticks(rows[-1], [trust.classes[k] for k in order])
     rows[0].set_title(f"{trust.labels.sum()} labels in {trust.windows} windows of {trust.files} files; "
@@ -127,6 +128,8 @@ def agreement(trust: Trust) -> Picture:
     _matrix(left, np.array(found["correlation"], float), "correlation of probabilities")
     _matrix(right, np.array(found["same_labels"], float), "labels of either that both give")
     axes = lower.subplots()
+    if per_class.empty:
+        axes.text(0.5, 0.5, "no teacher gives a label", ha="center", va="center")
     axes.bar(range(len(per_class)), per_class.to_numpy(), color=INK)
     class_ticks(axes, per_class.index)
     axes.set_ylim(0, 1)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from birdkit import kaggle, profiles, pseudolabel, recipes, training
-from birdkit.config import RunConfig
+from birdkit.config import OTHERS, RunConfig
 from birdkit.jobs import Job, check_outcomes, run_jobs
 from birdkit.run_files import COLUMNS, HISTORY
 from birdkit.settings import with_settings
@@ -58,12 +58,16 @@ class Run:
 
     def config(self) -> RunConfig:
         """The run config; ValueError, TypeError or KeyError where the recipe or a change is none."""
-        chosen = with_settings(recipes.get(self.recipe).run(self.round, self.split), self.changes)
-        return recipes.for_competition(chosen, self.competition_dir, folders=self.noise)
+        return recipes.for_competition(self._recipe_config(), self.competition_dir, folders=self.noise)
+
+    def _recipe_config(self) -> RunConfig:
+        return with_settings(recipes.get(self.recipe).run(self.round, self.split), self.changes)
 
     def pseudo_label_table(self) -> Path | None:
         """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet."""
-        return self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round)
+        config = self._recipe_config()
+        own = config.model.family if config.labelling.families == OTHERS else ""
+        return self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round, without=own)
 
     def earlier(self) -> Path | None:
         """The folder that an earlier session has left of this run; None where it had not begun."""

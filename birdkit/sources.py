@@ -133,8 +133,10 @@ class ClipSource:
         rows = choose_windows(probability, labels, used, config)
         heard = clip_labels(table, labels, clip_s)[rows]
         rest_s = (table.groupby("file")["end_s"].transform("max") - table["start_s"]).to_numpy(float)[rows]
-        source = cls._windows(table.iloc[rows], rest_s.clip(max=clip_s), capped(config.target * heard, config.label_sum),
-                              odds=window_odds(table, labels, rows, config), matches=heard >= match if match else None)
+        target = capped(config.target * heard, config.label_sum)
+        source = cls._windows(table.iloc[rows], rest_s.clip(max=clip_s), target,
+                              odds=window_odds(table, labels, rows, config),
+                              matches=heard >= match if match else None)
         if config.unsure_from == config.unsure_to:
             return source
         loudest = clip_labels(table, probability, clip_s)[rows]

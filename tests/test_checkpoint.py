@@ -21,7 +21,8 @@ def saved(tmp_path, small_run):
     for _ in range(3):  # running statistics that are not the initial ones
         model.train()(torch.randn(4, small_run.frontend.n_samples))
     path = tmp_path / "best.safetensors"
-    checkpoint.save(path, model, config=small_run, classes=CLASSES, table_hash="t", seen=["b.ogg", "a.ogg"], score=0.9)
+    checkpoint.save(path, model, config=small_run, classes=CLASSES, table_hash="t", seen=["b.ogg", "a.ogg"],
+                    seen_content=["9f"], score=0.9)
     return path, model.eval()
 
 
@@ -41,10 +42,17 @@ def test_what_was_saved_is_what_is_loaded(saved, small_run) -> None:
     loaded = checkpoint.load(path)
     assert loaded.config == small_run and loaded.classes == CLASSES
     assert loaded.seen == {"a.ogg", "b.ogg"} and loaded.info["score"] == 0.9 and loaded.info["table_hash"] == "t"
+    assert loaded.seen_content == {"9f"}
     assert len(loaded.hash) == 64 and not loaded.model.training
     wave = torch.randn(2, small_run.frontend.n_samples)
     with torch.inference_mode():
         assert torch.equal(loaded.model(wave).clip_logits, model(wave).clip_logits)
+
+
+def test_a_checkpoint_that_knows_no_contents_is_read(saved) -> None:
+    """Those of earlier versions of this package."""
+    rewrite(saved[0], change_meta=lambda meta: meta.pop("seen_content"))
+    assert checkpoint.load(saved[0]).seen_content == frozenset()
 
 
 def test_the_file_is_not_a_pickle(saved) -> None:

@@ -40,7 +40,8 @@ def test_help_answers_without_loading_torch() -> None:
             "except SystemExit:\n    sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'papermill')))")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for command in ("generate", "pipeline", "pack", "train", "compare", "rounds", "score", "check", "models", "report"):
+    for command in ("generate", "pipeline", "label", "pack", "train", "compare", "rounds", "score", "check", "models",
+                    "report"):
         assert command in result.stdout
 
 

@@ -142,6 +142,9 @@ def test_what_a_notebook_writes_the_next_one_finds(tmp_path: Path) -> None:
     assert work.recordings() == work.folder / "recordings.parquet"
     assert work.soundscapes() == work.folder / "soundscapes.parquet"
     assert work.pseudo_labels(1) == work.pseudo_labels_path(1)
+    assert work.recording_labels(1) is None and work.recording_labels(0) is None
+    touch(work.recording_labels_path(1))
+    assert work.recording_labels(1) == work.folder / "recording_labels_r1.parquet"
     assert [path.parent for path in work.checkpoints(0)] == [work.run_dir(0, 0), work.run_dir(0, 1)]
     with pytest.raises(MissingInputError, match=r"round1_split\*/best.safetensors"):
         work.checkpoints(1)

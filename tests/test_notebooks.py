@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from birdkit import runs
+from birdkit import label_run, runs
 from birdkit.pipeline import find_notebooks, steps
 
 BOOKS = sorted(find_notebooks().glob("*.ipynb"))
@@ -176,3 +177,21 @@ def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     assert seen == [(runs.Run(tmp_path, tmp_path / "work", "tiny", 2, changes={"seed": 3}, noise={"nocall": "/noise"},
                               resume_from="/earlier"), [0, 1], {"session_h": 11})]
     assert len(drawn) == 2 and all(picture._repr_png_() for picture in drawn)
+
+
+def test_notebook_02_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe or a change that gets lost labels with other settings than the training that follows believes."""
+    seen: list[Any] = []
+    drawn: list[Any] = []
+    outcome = SimpleNamespace(pictures={"one": 1, "two": 2})
+    monkeypatch.setattr(label_run, "label_round", lambda run: seen.append(run) or outcome)
+    settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
+                "CHANGES": {"labelling__stride_s": 2.5}, "TEACHERS": ["a.safetensors"]}
+    book = next(path for path in BOOKS if path.stem == "02_pseudolabel")
+    assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
+    names: dict[str, Any] = {**parameters(book), **settings, "display": lambda *shown: drawn.extend(shown)}
+    for source in code_cells(book, without=("parameters", "install")):
+        exec(source, names)
+    assert seen == [label_run.LabelRun(tmp_path, tmp_path / "work", "tiny", 2, changes={"labelling__stride_s": 2.5},
+                                       teachers=["a.safetensors"])]
+    assert drawn == [1, 2]

@@ -56,6 +56,14 @@ def test_split_minus_one_trains_on_everything(tmp_path) -> None:
     assert checkpoint.file_hash(result.best) == checkpoint.file_hash(result.last)
 
 
+def test_a_checkpoint_remembers_what_its_files_held(tmp_path) -> None:
+    """A renamed copy of a recording must not be labelled by the model that was trained on it."""
+    table = write_tones(tmp_path)
+    table["content"] = [f"content of {file}" for file in table["file"]]
+    result = run(tiny_config(train__epochs=1), table, tmp_path, "run")
+    assert checkpoint.load(result.best).seen_content == set(table.loc[table["split"] == 1, "content"])
+
+
 def test_a_run_without_averaged_weights_validates_too(tmp_path) -> None:
     """Then the model in training is the one that is scored, with its dropout off, and goes on training after it."""
     result = run(tiny_config(train__ema_decay=0.0, train__epochs=2), write_tones(tmp_path), tmp_path, "run")

@@ -38,6 +38,25 @@ def test_a_window_for_every_begun_five_seconds(seconds: float, count: int) -> No
     assert n_windows(round(seconds * RATE), 5 * RATE) == count
 
 
+@pytest.mark.parametrize(("seconds", "stride_s", "count"), [(0.3, 1, 1), (5, 1, 1), (6, 1, 2), (60, 3, 20),
+                                                            (60, 2.5, 23), (61.3, 2.5, 24), (70, 60, 2)])
+def test_windows_with_a_stride_end_with_the_soundscape(seconds: float, stride_s: float, count: int) -> None:
+    """One too few leaves the end unlabelled; one too many is a window of what its neighbour has heard already."""
+    n = round(seconds * RATE)
+    assert n_windows(n, 5 * RATE, stride_samples=stride_s * RATE) == count
+    bounds = window_bounds(n, 5 * RATE, count, stride_samples=stride_s * RATE)
+    assert bounds[:, 0].tolist() == [stride_s * RATE * k for k in range(count)]
+    assert (bounds[:, 1] == np.minimum(bounds[:, 0] + 5 * RATE, n)).all()
+    assert (bounds[-1, 1] == n) == (stride_s <= 5 or bounds[-1, 0] + 5 * RATE >= n)
+
+
+def test_a_stride_of_one_window_changes_no_bit() -> None:
+    """Submissions must not change because labelling can overlap."""
+    n, window = 61_300 * 32 + 7, 4.999 * RATE
+    assert (window_bounds(n, window, 13) == window_bounds(n, window, 13, stride_samples=window)).all()
+    assert n_windows(n, window) == n_windows(n, window, stride_samples=window)
+
+
 def test_a_few_samples_too_many_make_no_window_and_no_clip() -> None:
     """Decoders give a minute some samples more; a thirteenth row would be one the host does not know."""
     assert n_windows(60 * RATE + 3, 5 * RATE, least_samples=10) == 12

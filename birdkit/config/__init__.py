@@ -5,7 +5,7 @@ A run config is stored whole in every checkpoint. It is made by a recipe (`birdk
 """
 from birdkit.config.base import Member
 from birdkit.config.frontend import FrontEndConfig
-from birdkit.config.labelling import MEANS, LabelConfig
+from birdkit.config.labelling import MEANS, OTHERS, LabelConfig
 from birdkit.config.model import OWN, ModelConfig
 from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.run import POOLS, InferenceConfig, RunConfig, SplitConfig, ValidationConfig
@@ -19,6 +19,6 @@ from birdkit.config.training import (
     TrainConfig,
 )
 
-__all__ = ["LABELLED", "MEANS", "OWN", "POOLS", "PSEUDO", "SOUNDSCAPES", "AugmentConfig", "DataConfig",
+__all__ = ["LABELLED", "MEANS", "OTHERS", "OWN", "POOLS", "PSEUDO", "SOUNDSCAPES", "AugmentConfig", "DataConfig",
            "FrontEndConfig", "InferenceConfig", "LabelConfig", "Member", "ModelConfig", "PseudoConfig", "RunConfig",
            "SourceConfig", "SplitConfig", "TrainConfig", "ValidationConfig"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from birdkit.config.base import in_unit, one_of
 
+OTHERS = "others"
 MEANS = ("probabilities", "logits")  # of several models, see LabelConfig.mean
 
 
@@ -21,6 +22,9 @@ class LabelConfig:
                   several clips, and their segments are averaged
     mean          of several teachers: of "probabilities", or of "logits", in which a sure teacher outweighs several
                   that only suspect
+    families      "all": every student learns from all teachers. "others": each from those of other backbones alone, by
+                  a table without its own, pseudo_labels_r<round>_not_<backbone>.parquet: a network that learns from its
+                  own kind repeats its mistakes (BirdCLEF 2026 seventeenth place: it made three of four worse)
     batch_size    clips that go through a network at once: more of them keep a GPU busy
     precision     "f32" or "bf16"
     floor         probabilities below this are written as 0, in [0, 1] (BirdCLEF 2025 second place: 0.1); what training
@@ -39,6 +43,7 @@ class LabelConfig:
     stride_s: float | None = None
     clip_step_s: float | None = None
     mean: str = MEANS[0]
+    families: str = "all"
     batch_size: int | None = None
     precision: str | None = None
     floor: float = 0.0
@@ -49,6 +54,7 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         one_of("labelling.mean", self.mean, MEANS)
+        one_of("labelling.families", self.families, ("all", OTHERS))
         if self.precision is not None:
             one_of("labelling.precision", self.precision, ("f32", "bf16"))
         in_unit("labelling.floor", self.floor)

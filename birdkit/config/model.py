@@ -60,3 +60,12 @@ class ModelConfig:
         one_of("input_norm", self.input_norm, ("none", "band", "channel", "instance"))
         if self.parts < 1:
             raise ValueError(f"parts = {self.parts} must be at least 1")
+
+    @property
+    def family(self) -> str:
+        """What it shares its mistakes with: its backbone, or where that is its own its name.
+
+        >>> ModelConfig(backbone="eca_nfnet_l0.ra2_in1k").family, ModelConfig(name="conformer", backbone=OWN).family
+        ('eca_nfnet_l0', 'conformer')
+        """
+        return self.name if self.backbone == OWN else self.backbone.partition(".")[0]

@@ -71,8 +71,8 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str], *, 
                 classes: Sequence[str] | None = None, contents: Mapping[str, str] | None = None,
                 leave_out_seen: bool = True, backend: str | None = None, device: str = "auto",
                 progress: bool = True) -> Labelled:
-    """Label files with teachers and write the table with its provenance. Memory does not grow with their number or
-    length, but for some bytes a file.
+    """Label files with teachers and write the table with its provenance. Memory does not grow with their number, but
+    for some bytes a file.
 
     A file is labelled by the mean of those teachers that were not trained on it. Files that cannot be read are left
     out, logged, and listed with the reason in the provenance. Without teachers, which is how the first round begins,
