@@ -16,8 +16,10 @@ from birdkit.audio_store import AudioStore
 from birdkit.batch import Batch
 from birdkit.config import RunConfig
 from birdkit.feeding import feed
+from birdkit.recording_labels import RecordingLabels
 from birdkit.sampling import Rounds, draw_rows
 from birdkit.sources import ClipSource
+from birdkit.teacher_table import TeacherTable
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +32,24 @@ class ClipDataset(Dataset):
 
     The position counts examples since the start of the run, so the same example comes out in whatever worker, and
     after whatever restart; what a source adds depends on (seed, position, name of the source). An example is a dict of
-    tensors: wave (N,), target (K,), weight () and cell_weight (K,), and in "sources" such a dict for each source.
+    tensors: wave (N,), target (K,), weight () and cell_weight (K,), and in "sources" such a dict for each source; with
+    a teacher's table also what that says of the clip, teacher (W,).
 
-    table    recordings, without those that `birdkit.tables.keep_rated` takes out
-    sources  what is mixed in, by name, see birdkit.sources.choose_sources
+    table             recordings, without those that `birdkit.tables.keep_rated` takes out
+    sources           what is mixed in, by name, see birdkit.sources.choose_sources
+    recording_labels  what teachers heard in recordings, which joins the targets of their clips
+    teacher           what a teacher says of the recordings' windows; their clips begin where those do
 
     Raises birdkit.tables.DataError for a table that does not fit, or of which the store's packing holds too little.
     """
 
     def __init__(self, table: pd.DataFrame, classes: Sequence[str], config: RunConfig, *, store: AudioStore,
-                 sources: Mapping[str, ClipSource] | None = None) -> None:
+                 sources: Mapping[str, ClipSource] | None = None, recording_labels: RecordingLabels | None = None,
+                 teacher: TeacherTable | None = None) -> None:
         self.n_samples = config.model.parts * config.frontend.n_samples
         self.seed = config.seed
         self.store = store
+        self.recording_labels, self.teacher = recording_labels, teacher
         self.recordings = ClipSource.recordings(table, classes, config.data).within(store, config.example_s)
         self.sources = {name: source.within(store, config.example_s) for name, source in (sources or {}).items()}
         self.rounds = {name: Rounds(source.odds, seed=config.seed, name=name) for name, source in self.sources.items()}
@@ -65,12 +72,19 @@ class ClipDataset(Dataset):
         position, recording = key
         mixed = {name: self._cut(source, self.rounds[name][position], [self.rounds[name].seed, position, 1])
                  for name, source in self.sources.items()}
-        return {**self._cut(self.recordings, recording, [self.seed, position]), "sources": mixed}
+        own = self._cut(self.recordings, recording, [self.seed, position], teacher=self.teacher)
+        return {**own, "sources": mixed}
 
-    def _cut(self, source: ClipSource, row: int, seed: list[int]) -> dict[str, Any]:
-        wave = source.clip(row, store=self.store, n_samples=self.n_samples, rng=np.random.default_rng(seed))
-        return {"wave": wave, "target": source.target[row], "weight": source.weight[row],
-                "cell_weight": source.cell_weight[row]}
+    def _cut(self, source: ClipSource, row: int, seed: list[int], *,
+             teacher: TeacherTable | None = None) -> dict[str, Any]:
+        file, target = source.file[row], source.target[row]
+        wave, start_s, end_s = source.clip(row, store=self.store, n_samples=self.n_samples,
+                                           rng=np.random.default_rng(seed),
+                                           begins_s=None if teacher is None else teacher.begins(file))
+        if self.recording_labels is not None:
+            target = self.recording_labels.target(file, start_s, end_s, target)
+        example = {"wave": wave, "target": target, "weight": source.weight[row], "cell_weight": source.cell_weight[row]}
+        return example if teacher is None else {**example, "teacher": teacher.at(file, start_s, end_s)}
 
     def _reserve(self) -> None:
         """Choose the files to keep in memory once, here, so that they are the same ones in every worker."""
@@ -103,7 +117,7 @@ def _first(parts: dict[str, Any]) -> dict[str, Any]:
 def _batch(parts: Mapping[str, Any]) -> Batch:
     """A batch from what `ClipDataset.make` made."""
     wave, target, weight, cell_weight = (parts[name] for name in FIELDS)
-    return Batch(wave, target, weight, cell_weight,
+    return Batch(wave, target, weight, cell_weight, teacher=parts.get("teacher"),
                  sources={name: _batch(source) for name, source in parts.get("sources", {}).items()})
 
 

@@ -156,12 +156,12 @@ def _check_exam(wanted: Sequence[Trial], configs: Mapping[str, RunConfig]) -> No
 def _is_done(trial: Trial, config: RunConfig) -> bool:
     """Whether a training is done; ValueError where its folder holds one with other settings."""
     old: Mapping[str, Any] | None = None
-    labels = trial.run.pseudo_label_table()
+    teaching = trial.run.teaching(config)
     if trial.predictions.is_file():
         origin = Validated.read(trial.predictions).origin
         old = origin["config"]
-        if origin["pseudo_labels"] != (checkpoint.file_hash(labels) if labels else ""):
-            raise ValueError(f"{trial.run.folder} was trained on other pseudo-labels than {labels} holds now; "
+        for name in [name for name, value in teaching.items() if origin.get(name, "") != value]:
+            raise ValueError(f"{trial.run.folder} was trained on other {name.replace('_', '-')} than there are now; "
                              "delete the folder to train it again")
     elif (trial.run.folder / BEST).is_file():
         old = checkpoint.read_info(trial.run.folder / BEST)["config"]

@@ -139,6 +139,10 @@ class Workspace:
         """Where the pseudo-labels that round `round` trains on are written."""
         return self.folder / f"pseudo_labels_r{round}.parquet"
 
+    def recording_labels_path(self, round: int) -> Path:
+        """Where the labels of the recordings that round `round` trains on are written."""
+        return self.folder / f"recording_labels_r{round}.parquet"
+
     def recordings(self) -> Path:
         """The table of recordings; MissingInputError before notebook 01."""
         return self._find("recordings.parquet")[0]
@@ -150,6 +154,10 @@ class Workspace:
     def pseudo_labels(self, round: int) -> Path | None:
         """The pseudo-labels that round `round` trains on: None in round 0, MissingInputError before notebook 02."""
         return self._find(self.pseudo_labels_path(round).name)[0] if round > 0 else None
+
+    def recording_labels(self, round: int) -> Path | None:
+        """The labels of the recordings that round `round` trains on: None in round 0, or where there are none."""
+        return next(iter(self._look(self.recording_labels_path(round).name)), None) if round > 0 else None
 
     def checkpoints(self, round: int, *, earlier: int = 0) -> list[Path]:
         """The best checkpoint of every run of a round, and of as many `earlier` rounds: an ensemble.

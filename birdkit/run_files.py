@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ LAST = "last.safetensors"
 AVERAGE = "average.safetensors"
 EPOCHS = "epochs"  # folder of the checkpoints that may still be averaged
 BAD_BATCH = "bad_batch"
-COLUMNS = ("epoch", "step", "lr", "loss", "score", "low", "high", "skipped", "seconds", "weights")
+COLUMNS = ("epoch", "step", "lr", "loss", "score", "low", "high", "skipped", "seconds", "weights",
+           "distance")
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Progress:
     closed        the last epoch that has its row
     best          the highest score so far
     losses        of the steps since the last row
+    distances     from a teacher, of the same steps; NaN without
     seconds       of work since the last row
     save_s        the longest time it took to save the state
     validation_s  the longest that a validation and its checkpoints took, None before the first
@@ -51,6 +53,7 @@ class Progress:
     closed: int = 0
     best: float = -math.inf
     losses: list[float] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
     seconds: float = 0.0
     save_s: float = 0.0
     validation_s: float | None = None
@@ -71,17 +74,19 @@ class RunFiles:
     classes      names of the K classes
     table_hash   of the training table
     labels_hash  of the pseudo-labels, "" without
+    others       hashes of whatever else is learnt from, by what it is
     seen         files whose labels the model is trained on
     """
 
     def __init__(self, folder: Path, config: RunConfig, *, classes: Sequence[str], table_hash: str,
-                 labels_hash: str = "", seen: Collection[str]) -> None:
+                 labels_hash: str = "", others: Mapping[str, str] | None = None, seen: Collection[str]) -> None:
         self.folder = folder
         self.config = config
         self.classes = list(classes)
         self.table_hash = table_hash
         self.seen = list(seen)
-        self.origin = {"config": identity(config), "training table": table_hash, "pseudo-labels": labels_hash}
+        self.origin = {"config": identity(config), "training table": table_hash, "pseudo-labels": labels_hash,
+                       **(others or {})}
 
     def adopt(self, earlier: Path) -> None:
         """Copy the output of an earlier session, which may be read-only, unless this folder has a state of its own.
@@ -160,7 +165,8 @@ class RunFiles:
         path = self.folder / f"{BAD_BATCH}{f'_rank{rank}' if rank else ''}.safetensors"
         parts = {"": batch, **{f"sources.{name}.": source for name, source in batch.sources.items()}}
         tensors = {f"{prefix}{name}": getattr(part, name).detach().cpu().contiguous() for prefix, part in parts.items()
-                   for name in ("signal", "target", "weight", "cell_weight")}
+                   for name in ("signal", "target", "weight", "cell_weight", "teacher")
+                   if getattr(part, name) is not None}
         save_file({**tensors, "step": torch.tensor(step)}, path)
         return path
 

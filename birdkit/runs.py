@@ -70,6 +70,16 @@ class Run:
         """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet."""
         return self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round)
 
+    def recording_label_table(self, config: RunConfig) -> Path | None:
+        """The labels of the recordings themselves, where the config learns from them and there are any."""
+        return kaggle.Workspace(self.work_dir).recording_labels(self.round) if config.distil.self_share else None
+
+    def teaching(self, config: RunConfig) -> dict[str, str]:
+        """What the run learns from beside people's labels, each file by its sha256: "" where there is none."""
+        files = {"pseudo_labels": self.pseudo_label_table(), "recording_labels": self.recording_label_table(config),
+                 "teacher": config.distil.teacher}
+        return {name: checkpoint.file_hash(path) if path else "" for name, path in files.items()}
+
     def earlier(self) -> Path | None:
         """The folder that an earlier session has left of this run; None where it had not begun."""
         if not self.resume_from:
@@ -114,13 +124,16 @@ def train(run: Run, *, predictions: bool = False, progress: bool = True) -> trai
     soundscapes = pd.read_parquet(work.soundscapes())
     labels = run.pseudo_label_table()
     pseudo_labels = None if labels is None else pseudolabel.read(labels, classes=classes, expected_round=run.round)
+    heard = run.recording_label_table(config)
+    recording_labels = None if heard is None else pseudolabel.read(heard, classes=classes, expected_round=run.round)
     result = training.fit(config, recordings, classes, root=run.competition_dir, out_dir=run.folder,
-                          soundscapes=soundscapes, pseudo_labels=pseudo_labels, packed=work.packed(),
-                          resume_from=run.earlier(), progress=progress)
+                          soundscapes=soundscapes, pseudo_labels=pseudo_labels,
+                          recording_labels=recording_labels, packed=work.packed(), resume_from=run.earlier(),
+                          progress=progress)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun lets train one model
     if predictions and result.finished and first and config.split >= 0:
-        origin = {"pseudo_labels": checkpoint.file_hash(labels) if labels else "",
-                  "seconds": float(result.history["seconds"].sum()), "epochs": config.train.epochs}
+        origin = {**run.teaching(config), "seconds": float(result.history["seconds"].sum()),
+                  "epochs": config.train.epochs}
         predict_validation(result.best, recordings, origin, root=run.competition_dir, soundscapes=soundscapes,
                 progress=progress).save(run.folder / PREDICTIONS)
     return result

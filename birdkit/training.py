@@ -12,16 +12,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from birdkit import distributed
+from birdkit import checkpoint, distributed
 from birdkit.audio_store import AudioStore
 from birdkit.config import RunConfig
 from birdkit.data import ClipDataset, steps_per_epoch, training_batches
+from birdkit.distillation import Teacher, choose_teacher
 from birdkit.distributed import World
 from birdkit.loop import Loop, Session
 from birdkit.models import build_model
+from birdkit.recording_labels import choose_recording_labels
 from birdkit.run_files import AVERAGE, BEST, COLUMNS, LAST, Progress, RunFiles
 from birdkit.sources import choose_sources
 from birdkit.tables import keep_rated, table_hash
+from birdkit.teacher_table import TeacherTable
 from birdkit.trainer import Trainer
 from birdkit.validation import Validation
 
@@ -37,8 +40,8 @@ class FitResult:
     last      the checkpoint of the last validated epoch
     average   the mean of the weights of several epochs, None where the config asks for none, or before the end
     history   one row for each validation: epoch, step, lr, loss, score with its interval from low to high, skipped
-              (steps that changed nothing), seconds, and weights: "model", "ema", "swa" or, in a row of its own at the
-              end, "average"
+              (steps that changed nothing), seconds, weights: "model", "ema", "swa" or, in a row of its own at the
+              end, "average", and distance from the teacher, NaN without
     finished  False where the session's limit stopped the run: `fit` with the same arguments goes on
     """
 
@@ -51,24 +54,28 @@ class FitResult:
 
 def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, root: Path | str, out_dir: Path | str,
         soundscapes: pd.DataFrame | None = None, pseudo_labels: pd.DataFrame | None = None,
+        recording_labels: pd.DataFrame | None = None,
         packed: Path | str | None = None, resume_from: Path | str | None = None, progress: bool = True) -> FitResult:
     """Train one split into `out_dir`. A run that was killed or stopped goes on at the step of its last saved state, and
     ends as if nothing had happened: on a CPU, bit by bit.
 
     Where torchrun has started this process, all its processes train one model together, see birdkit.distributed.
 
-    recordings     the table of notebook 01; rows with split == config.split validate, all others train
-    classes        names of the K classes, in the order of the submission
-    root           folder that the tables' files are relative to
-    soundscapes    unlabelled soundscapes: those of the validating split to validate over, the others to mix in
-    pseudo_labels  their pseudo-label table, from round 1 on; again without the validating split
-    packed         folder of a packing of the audio, see birdkit.audio_store.AudioStore
-    resume_from    the output of an earlier session, which may be read-only, to go on from where `out_dir` has no state
+    recordings        the table of notebook 01; rows with split == config.split validate, all others train
+    classes           names of the K classes, in the order of the submission
+    root              folder that the tables' files are relative to
+    soundscapes       unlabelled soundscapes: those of the validating split to validate over, the others to mix in
+    pseudo_labels     their pseudo-label table, from round 1 on; again without the validating split
+    recording_labels  what teachers heard in the recordings, where config.distil.self_share asks for it
+    packed            folder of a packing of the audio, see birdkit.audio_store.AudioStore
+    resume_from       the output of an earlier session, which may be read-only, to go on from where `out_dir` has no
+                      state
 
     Raises birdkit.tables.DataError for tables that do not fit; ValueError where round and pseudo-labels contradict each
     other, a source is missing that an augmentation mixes in, `out_dir` holds another run, or a session is too short for
-    one validation; FileNotFoundError where `resume_from` holds no run; and FloatingPointError, which names a file with
-    the batch, where step after step is not finite.
+    one validation; FileNotFoundError where `resume_from` holds no run, or the teacher of config.distil is not there;
+    ImportError where nothing can read that; and FloatingPointError, which names a file with the batch, where step after
+    step is not finite.
     """
     session = Session(config.train.session_s)
     torch.set_flush_denormal(True)  # an untrained network is up to eight times slower on denormal numbers
@@ -82,17 +89,22 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
             if pseudo_labels is not None:
                 pseudo_labels = pseudo_labels[pseudo_labels["file"].isin(mixed["file"])]
     trained = keep_rated(trained, config.data)
+    heard = choose_recording_labels(config.distil, config.round, recording_labels, trained["file"], classes)
+    teacher = choose_teacher(config, classes, trained["file"])
     with distributed.join_world() as world:
-        trainer = _build_trainer(config, len(classes), len(trained), world)
+        trainer = _build_trainer(config, len(classes), len(trained), world, teacher)
         files = RunFiles(Path(out_dir), config, classes=classes, table_hash=table_hash(trained),
                          labels_hash=_labels_hash(pseudo_labels, classes),
+                         others={"recording labels": _labels_hash(recording_labels, classes),
+                                 "teacher": checkpoint.file_hash(config.distil.teacher) if teacher else ""},
                          seen={*trained["file"], *([] if pseudo_labels is None else pseudo_labels["file"])})
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)
             sources = choose_sources(config, trainer.sources, classes, recordings=trained, soundscapes=mixed,
                                      pseudo_labels=pseudo_labels)
-            dataset = ClipDataset(trained, classes, config, store=store, sources=sources)
+            dataset = ClipDataset(trained, classes, config, store=store, sources=sources, recording_labels=heard,
+                                  teacher=teacher if isinstance(teacher, TeacherTable) else None)
             if config.split >= 0 and world.first:
                 held_out = recordings[recordings["split"] == config.split]
                 loop.validation = Validation.prepare(config, held_out, classes, store=store, soundscapes=soundscapes,
@@ -113,14 +125,15 @@ def _labels_hash(pseudo_labels: pd.DataFrame | None, classes: Sequence[str]) -> 
     return hashlib.sha256(rows.tobytes()).hexdigest()
 
 
-def _build_trainer(config: RunConfig, n_classes: int, n_recordings: int, world: World) -> Trainer:
+def _build_trainer(config: RunConfig, n_classes: int, n_recordings: int, world: World,
+                   teacher: Teacher | None) -> Trainer:
     """The model with its first weights, which the seed decides, and the trainer of it."""
     per_epoch = steps_per_epoch(config, n_recordings)
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         model = build_model(config.model, config.frontend, n_classes)
     trainer = Trainer(config, model, total_steps=per_epoch * config.train.epochs, per_epoch=per_epoch,
-                      device="cuda" if torch.cuda.is_available() else "cpu", world=world)
+                      device="cuda" if torch.cuda.is_available() else "cpu", world=world, teacher=teacher)
     log.info("%s parameters, %d recordings, %d epochs of %d steps of %d examples",
              f"{sum(p.numel() for p in model.parameters()):,}", n_recordings, config.train.epochs, per_epoch,
              config.train.batch_size)

@@ -16,13 +16,13 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
-    "registry settings folding metrics comparison postprocess profiles kaggle windows jobs",
+    "registry settings folding metrics comparison postprocess profiles kaggle windows jobs window_index",
     "config audio splits batch output ambience calls composition crops packed distributed filecache marks",
     "frontend losses augmentations sampling presets recipes soundscapes optimisation",
     "models fingerprint",
-    "checkpoint tables window_labels audio_store sources feeding data",
+    "checkpoint tables window_labels recording_labels teacher_table audio_store sources feeding data",
     "inference predictor export preprocess packing call_sources synthesis",
-    "validation averaging run_files trainer loop training pseudolabel submission",
+    "validation averaging run_files teacher_model distillation trainer loop training pseudolabel submission",
     "runs plan experiments pipeline report report_compare catalogue cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from birdkit.config.base import Member, in_unit, one_of
+from birdkit.config.distil import DistilConfig
 from birdkit.config.frontend import FrontEndConfig
 from birdkit.config.model import ModelConfig
 from birdkit.config.training import AugmentConfig, DataConfig, TrainConfig
@@ -108,6 +109,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: Member = field(default_factory=lambda: Member("bce"))
+    distil: DistilConfig = field(default_factory=DistilConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     validation: ValidationConfig = ValidationConfig()
     inference: InferenceConfig = InferenceConfig()
