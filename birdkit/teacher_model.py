@@ -118,8 +118,8 @@ class TeacherModel:
         self.window = window or round(heard)
         if heard < self.window or heard % self.window:
             raise DataError(f"{path} hears windows of {self.window / config.sample_rate_hz:g} s = {self.window} "
-                            f"samples; a clip of {clip_samples / sample_rate_hz:g} s * {config.sample_rate_hz} Hz = {heard:g} "
-                            f"samples = {heard / self.window:.3f} windows, not a whole number from 1 on")
+                            f"samples; a clip of {clip_samples / sample_rate_hz:g} s * {config.sample_rate_hz} Hz = "
+                            f"{heard:g} samples = {heard / self.window:.3f} windows, not a whole number from 1 on")
         self.known: np.ndarray | None = None
         self._columns: np.ndarray | None = None
         width = config.width

@@ -1,8 +1,8 @@
 """What a teacher says of windows of recordings, as a table: Perch's embeddings, or a model's logits, made elsewhere.
 
     .parquet  columns file, start_s, end_s, and all others the features in their order, or a class each, by name
-    .npz      arrays file (R,), start_s (R,), end_s (R,) or window_s (), and embedding (R, W), or logits (R, C) with
-              classes (C,)
+    .npz      arrays files (R,) of strings, start_s (R,), end_s (R,) or window_s (), and embedding (R, W), or logits
+              (R, C) with classes (C,); numpy.savez takes no array of the name file
 
 Files are named as the recordings table names them. A clip begins at the window next to where it would have begun; it
 gets the mean of the embeddings of the windows that it overlaps, weighted by how much, or the largest of their logits.
@@ -128,7 +128,7 @@ def _read_parquet(path: Path, kind: str) -> tuple[pd.DataFrame, np.ndarray, list
 
 
 def _read_npz(path: Path, kind: str) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    wanted = ["file", "start_s", *(("logits", "classes") if kind == "logits" else ("embedding",))]
+    wanted = ["files", "start_s", *(("logits", "classes") if kind == "logits" else ("embedding",))]
     with np.load(path, allow_pickle=False) as arrays:
         missing = [name for name in wanted if name not in arrays]
         if not {"end_s", "window_s"} & set(arrays):
@@ -142,12 +142,13 @@ def _read_npz(path: Path, kind: str) -> tuple[pd.DataFrame, np.ndarray, list[str
     values = found[wanted[2]]
     end_s = found["end_s"] if "end_s" in found else found["start_s"] + found["window_s"]
     names = [str(name) for name in found["classes"]] if kind == "logits" else []
-    lengths = {name: len(column) for name, column in (("file", found["file"]), ("start_s", found["start_s"]),
+    lengths = {name: len(column) for name, column in (("files", found["files"]), ("start_s", found["start_s"]),
                                                       ("end_s", end_s), (wanted[2], values))}
     if len(set(lengths.values())) > 1 or values.ndim != 2 or (kind == "logits" and len(names) != values.shape[1]):
         raise DataError(f"{path}: arrays of {lengths} rows, {wanted[2]} of shape {values.shape}, {len(names)} classes "
                         "do not belong together")
-    return pd.DataFrame({"file": found["file"].astype(str), "start_s": found["start_s"], "end_s": end_s}), values, names
+    windows = pd.DataFrame({"file": found["files"].astype(str), "start_s": found["start_s"], "end_s": end_s})
+    return windows, values, names
 
 
 def _check(path: Path, windows: pd.DataFrame, values: np.ndarray, files: Collection[str], clip_s: float) -> None:
