@@ -21,6 +21,7 @@ class Batch:
     sources      further batches of B clips that an augmentation may mix in, by the name of their source: "soundscapes"
                  with their pseudo-labels, or zeros where nothing is known about them; noise; chosen recordings
     progress     share of the run that is done, in [0, 1)
+    teacher      (B, W) what a teacher says of each clip, a row of NaN where it has not heard it; None without a teacher
     """
 
     signal: Tensor
@@ -29,6 +30,7 @@ class Batch:
     cell_weight: Tensor = None  # type: ignore[assignment]  # filled in below
     sources: Mapping[str, Batch] = field(default_factory=dict)
     progress: float = 0.0
+    teacher: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.cell_weight is None:
@@ -47,7 +49,8 @@ class Batch:
         tensors = {name: getattr(self, name).to(device, non_blocking=True)
                    for name in ("signal", "target", "weight", "cell_weight")}
         return Batch(**tensors, sources={name: source.to(device) for name, source in self.sources.items()},
-                     progress=self.progress)
+                     progress=self.progress,
+                     teacher=None if self.teacher is None else self.teacher.to(device, non_blocking=True))
 
     def __len__(self) -> int:
         return len(self.signal)

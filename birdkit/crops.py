@@ -73,6 +73,16 @@ def choose_start(crop: str, first_s: float, last_s: float, length_s: float, *, r
     return float(rng.uniform(first_s, last_s))
 
 
+def snap(start_s: float, first_s: float, last_s: float, begins_s: np.ndarray) -> float:
+    """The one of `begins_s` next to `start_s` among those from `first_s` to `last_s`; `start_s` where there is none.
+
+    >>> snap(6.0, 0.0, 12.0, np.array([0.0, 5.0, 10.0])), snap(13.0, 0.0, 12.0, np.array([0.0, 5.0, 10.0, 15.0]))
+    (5.0, 10.0)
+    """
+    possible = begins_s[(begins_s >= first_s) & (begins_s <= last_s)]
+    return float(possible[np.abs(possible - start_s).argmin()]) if len(possible) else start_s
+
+
 def fill(wave: np.ndarray, n_samples: int, short: str, *, rng: np.random.Generator) -> np.ndarray:
     """A clip of `n_samples` from a shorter wave, (N,) -> (n_samples,).
 

@@ -17,8 +17,10 @@ from birdkit.batch import Batch
 from birdkit.config import RunConfig
 from birdkit.feeding import feed
 from birdkit.labelled_soundscapes import rarest_labels
+from birdkit.recording_labels import RecordingLabels
 from birdkit.sampling import MatchedRounds, Rounds, draw_rows
 from birdkit.sources import ClipSource
+from birdkit.teacher_table import TeacherTable
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +33,28 @@ class ClipDataset(Dataset):
 
     The position counts examples since the start of the run, so the same example comes out in whatever worker, and
     after whatever restart; what a source adds depends on (seed, position, name of the source). An example is a dict of
-    tensors: wave (N,), target (K,), weight () and cell_weight (K,), and in "sources" such a dict for each source.
+    tensors: wave (N,), target (K,), weight () and cell_weight (K,), and in "sources" such a dict for each source; with
+    a teacher's table also what that says of the clip, teacher (W,).
 
-    table     recordings, without those that `birdkit.tables.keep_rated` takes out
-    sources   what is mixed in, by name, see birdkit.sources.choose_sources
-    labelled  windows of soundscapes that are examples, too, after the recordings; without those of the validating split
-    labels    what each example counts for where classes are balanced: a recording's primary label, a window's rarest
+    table             recordings, without those that `birdkit.tables.keep_rated` takes out
+    sources           what is mixed in, by name, see birdkit.sources.choose_sources
+    labelled          windows of soundscapes that are examples, too, after the recordings; without those of the
+                      validating split
+    recording_labels  what teachers heard in recordings, which joins the targets of their clips
+    teacher           what a teacher says of the recordings' windows; their clips begin where those do
+    labels            what each example counts for where classes are balanced: a recording's primary label, a window's
+                      rarest
 
     Raises birdkit.tables.DataError for a table that does not fit, or of which the store's packing holds too little.
     """
 
     def __init__(self, table: pd.DataFrame, classes: Sequence[str], config: RunConfig, *, store: AudioStore,
-                 sources: Mapping[str, ClipSource] | None = None, labelled: pd.DataFrame | None = None) -> None:
+                 sources: Mapping[str, ClipSource] | None = None, labelled: pd.DataFrame | None = None,
+                 recording_labels: RecordingLabels | None = None, teacher: TeacherTable | None = None) -> None:
         self.n_samples = config.model.parts * config.frontend.n_samples
         self.seed = config.seed
         self.store = store
+        self.recording_labels, self.teacher = recording_labels, teacher
         examples, self.labels = ClipSource.recordings(table, classes, config.data), table["label"].tolist()
         if labelled is not None:
             labelled = labelled.sort_values(["file", "start_s"], ignore_index=True)
@@ -78,7 +87,8 @@ class ClipDataset(Dataset):
     def _example(self, key: Key) -> dict[str, Any]:
         position, recording = key
         mixed = {name: self._mixed_in(name, position, recording) for name in self.sources}
-        return {**self._cut(self.recordings, recording, [self.seed, position]), "sources": mixed}
+        own = self._cut(self.recordings, recording, [self.seed, position], teacher=self.teacher)
+        return {**own, "sources": mixed}
 
     def _mixed_in(self, name: str, position: int, recording: int) -> dict[str, Any]:
         """A clip of a source; of one that matches examples, a clip that holds the example's class, or nothing."""
@@ -95,10 +105,16 @@ class ClipDataset(Dataset):
         return {"wave": np.zeros(self.n_samples, np.float32), "target": np.zeros(n_classes, np.float32),
                 "weight": np.float32(0), "cell_weight": np.ones(n_classes, np.float32)}
 
-    def _cut(self, source: ClipSource, row: int, seed: list[int]) -> dict[str, Any]:
-        wave = source.clip(row, store=self.store, n_samples=self.n_samples, rng=np.random.default_rng(seed))
-        return {"wave": wave, "target": source.target[row], "weight": source.weight[row],
-                "cell_weight": source.cell_weight[row]}
+    def _cut(self, source: ClipSource, row: int, seed: list[int], *,
+             teacher: TeacherTable | None = None) -> dict[str, Any]:
+        file, target = source.file[row], source.target[row]
+        wave, start_s, end_s = source.clip(row, store=self.store, n_samples=self.n_samples,
+                                           rng=np.random.default_rng(seed),
+                                           begins_s=None if teacher is None else teacher.begins(file))
+        if self.recording_labels is not None:
+            target = self.recording_labels.target(file, start_s, end_s, target)
+        example = {"wave": wave, "target": target, "weight": source.weight[row], "cell_weight": source.cell_weight[row]}
+        return example if teacher is None else {**example, "teacher": teacher.at(file, start_s, end_s)}
 
     def _reserve(self) -> None:
         """Choose the files to keep in memory once, here, so that they are the same ones in every worker."""
@@ -131,7 +147,7 @@ def _first(parts: dict[str, Any]) -> dict[str, Any]:
 def _batch(parts: Mapping[str, Any]) -> Batch:
     """A batch from what `ClipDataset.make` made."""
     wave, target, weight, cell_weight = (parts[name] for name in FIELDS)
-    return Batch(wave, target, weight, cell_weight,
+    return Batch(wave, target, weight, cell_weight, teacher=parts.get("teacher"),
                  sources={name: _batch(source) for name, source in parts.get("sources", {}).items()})
 
 

@@ -164,9 +164,9 @@ def _is_done(trial: Trial, config: RunConfig) -> bool:
     if finished:
         origin = Validated.read(trial.predictions).origin
         old = origin["config"]
-        if origin["labels"] != trial.run.labels_hash():
-            raise ValueError(f"{trial.run.folder} was trained on other labels of soundscapes than "
-                             f"{trial.run.work_dir} holds now; delete the folder to train it again")
+        for name in [name for name, value in trial.run.learnt(config).items() if origin["learnt"][name] != value]:
+            raise ValueError(f"{trial.run.folder} was trained on other {name} than there are now; delete the folder to "
+                             "train it again")
     elif (trial.run.folder / BEST).is_file():
         old = checkpoint.read_info(trial.run.folder / BEST)["config"]
     if old is not None and (changed := differences(old, to_dict(config))):

@@ -86,6 +86,7 @@ class Loop:
         began_s = time.monotonic()
         for batch in batches:
             self.progress.losses.append(self._step(batch))
+            self.progress.distances.append(self.trainer.distance)
             self.idle = False
             bar.update()
             step_s = time.monotonic() - began_s
@@ -160,9 +161,9 @@ class Loop:
         row = {"epoch": epoch, "step": self.trainer.step, "lr": self.trainer.optimiser.param_groups[0]["lr"],
                "loss": _mean(progress.losses), "score": score, "low": low, "high": high,
                "skipped": self.trainer.skipped - sum(row["skipped"] for row in progress.history),
-               "seconds": progress.seconds + took_s, "weights": weights}
+               "seconds": progress.seconds + took_s, "weights": weights, "distance": _mean(progress.distances)}
         progress.history.append(row)
-        progress.losses, progress.seconds = [], 0.0
+        progress.losses, progress.distances, progress.seconds = [], [], 0.0
         progress.validation_s = max(took_s, progress.validation_s or 0.0)
         self.files.write_history(progress.history)
         return row

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ AVERAGE = "average.safetensors"
 PREDICTIONS = "predictions.npz"  # of the best checkpoint for the validation, with the truth
 EPOCHS = "epochs"  # folder of the checkpoints that may still be averaged
 BAD_BATCH = "bad_batch"
-COLUMNS = ("epoch", "step", "lr", "loss", "score", "low", "high", "skipped", "seconds", "weights")
+COLUMNS = ("epoch", "step", "lr", "loss", "score", "low", "high", "skipped", "seconds", "weights",
+           "distance")
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Progress:
     closed        the last epoch that has its row
     best          the highest score so far
     losses        of the steps since the last row
+    distances     from a teacher, of the same steps; NaN without
     seconds       of work since the last row
     save_s        the longest time it took to save the state
     validation_s  the longest that a validation and its checkpoints took, None before the first
@@ -53,6 +55,7 @@ class Progress:
     closed: int = 0
     best: float = -math.inf
     losses: list[float] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
     seconds: float = 0.0
     save_s: float = 0.0
     validation_s: float | None = None
@@ -83,21 +86,22 @@ class RunFiles:
 
     classes      names of the K classes
     table_hash   of the training table
-    labels_hash  of the pseudo-labels, "" without
+    learnt       hashes of whatever else is learnt from, by what it is
     seen         files whose labels the model is trained on
     seen_content  contents of these, as far as they are known, see birdkit.checkpoint.Checkpoint
     """
 
     def __init__(self, folder: Path, config: RunConfig, *, classes: Sequence[str], table_hash: str,
-                 labels_hash: str = "", seen: Collection[str], seen_content: Collection[str] = ()) -> None:
+                 learnt: Mapping[str, str] | None = None, seen: Collection[str],
+                 seen_content: Collection[str] = ()) -> None:
         self.folder = folder
         self.config = config
         self.classes = list(classes)
         self.table_hash = table_hash
-        self.labels_hash = labels_hash
         self.seen = list(seen)
         self.seen_content = list(seen_content)
-        self.origin = {"config": identity(config), "training table": table_hash, "pseudo-labels": labels_hash}
+        self.learnt = dict(learnt or {})
+        self.origin = {"config": identity(config), "training table": table_hash, **self.learnt}
 
     def adopt(self, earlier: Path) -> None:
         """Copy the output of an earlier session, which may be read-only, unless this folder has a state of its own.
@@ -154,7 +158,7 @@ class RunFiles:
         """Make a checkpoint the one named best, and what it says of the validation its predictions."""
         _copy(self.folder / name, self.folder / BEST)
         if validated is not None:
-            origin = {**validated.origin, "training_table": self.table_hash, "labels": self.labels_hash}
+            origin = {**validated.origin, "learnt": {"training table": self.table_hash, **self.learnt}}
             replace(validated, origin=origin).save(self.folder / PREDICTIONS)
 
     def keep_epoch(self, epoch: int) -> None:
@@ -180,7 +184,8 @@ class RunFiles:
         path = self.folder / f"{BAD_BATCH}{f'_rank{rank}' if rank else ''}.safetensors"
         parts = {"": batch, **{f"sources.{name}.": source for name, source in batch.sources.items()}}
         tensors = {f"{prefix}{name}": getattr(part, name).detach().cpu().contiguous() for prefix, part in parts.items()
-                   for name in ("signal", "target", "weight", "cell_weight")}
+                   for name in ("signal", "target", "weight", "cell_weight", "teacher")
+                   if getattr(part, name) is not None}
         save_file({**tensors, "step": torch.tensor(step)}, path)
         return path
 

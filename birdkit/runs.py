@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from birdkit import kaggle, profiles, pseudolabel, recipes, training
+from birdkit import kaggle, material, profiles, pseudolabel, recipes, training
 from birdkit.config import OTHERS, RunConfig
 from birdkit.jobs import Job, check_outcomes, run_jobs
 from birdkit.run_files import COLUMNS, HISTORY
@@ -69,6 +69,25 @@ class Run:
         own = config.model.family if config.labelling.families == OTHERS else ""
         return self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round, without=own)
 
+    def labels(self, config: RunConfig) -> dict[str, pd.DataFrame | None]:
+        """The tables of labels beside people's of recordings, as birdkit.training.fit takes them, checked.
+
+        Those of the recordings themselves only where the config learns from them.
+        """
+        classes, work = profiles.read_classes(self.competition_dir), kaggle.Workspace(self.work_dir)
+
+        def read(path: Path | None) -> pd.DataFrame | None:
+            return None if path is None else pseudolabel.read(path, classes=classes, expected_round=self.round)
+
+        windows = work.labelled_soundscapes()
+        return {"pseudo_labels": read(self.pseudo_label_table()),
+                "labelled_soundscapes": None if windows is None else pd.read_parquet(windows),
+                "recording_labels": read(work.recording_labels(self.round) if config.distil.self_share else None)}
+
+    def learnt(self, config: RunConfig) -> dict[str, str]:
+        """Hashes of those tables and of the teacher, see birdkit.material.learnt."""
+        return material.learnt(config, profiles.read_classes(self.competition_dir), self.labels(config))
+
     def earlier(self) -> Path | None:
         """The folder that an earlier session has left of this run; None where it had not begun."""
         if not self.resume_from:
@@ -79,18 +98,6 @@ class Run:
             log.warning("%s holds no %s: it begins anew", given, self.folder.name)
             return None
         return inside if inside.is_dir() else given
-
-    def labels(self) -> dict[str, pd.DataFrame | None]:
-        """The tables of labels of soundscapes to train on, as birdkit.training.fit takes them, checked."""
-        classes, work = profiles.read_classes(self.competition_dir), kaggle.Workspace(self.work_dir)
-        pseudo_labels, windows = self.pseudo_label_table(), work.labelled_soundscapes()
-        return {"pseudo_labels": None if pseudo_labels is None else pseudolabel.read(
-                    pseudo_labels, classes=classes, expected_round=self.round),
-                "labelled_soundscapes": None if windows is None else pd.read_parquet(windows)}
-
-    def labels_hash(self) -> str:
-        """birdkit.training.labels_hash of those tables."""
-        return training.labels_hash(self.labels(), profiles.read_classes(self.competition_dir))
 
     def command(self) -> list[str]:
         """The command that trains this run in a process of its own."""
@@ -124,7 +131,7 @@ def train(run: Run, *, progress: bool = True) -> training.FitResult:
     soundscapes = pd.read_parquet(work.soundscapes())
     return training.fit(config, recordings, classes, root=run.competition_dir, out_dir=run.folder,
                         soundscapes=soundscapes, packed=work.packed(), resume_from=run.earlier(), progress=progress,
-                        **run.labels())
+                        **run.labels(config))
 
 
 def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.0,

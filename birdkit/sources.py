@@ -196,17 +196,27 @@ class ClipSource:
         return replace(self, start_s=first_s, length_s=end_s - first_s,
                        centre_s=np.where(lost, np.nan, self.centre_s))
 
-    def clip(self, row: int, *, store: AudioStore, n_samples: int, rng: np.random.Generator) -> np.ndarray:
-        """A clip of a row, (n_samples,) float32. Raises birdkit.audio.AudioError, which names the file."""
+    def clip(self, row: int, *, store: AudioStore, n_samples: int, rng: np.random.Generator,
+             begins_s: np.ndarray | None = None) -> tuple[np.ndarray, float, float]:
+        """A clip of a row, (n_samples,) float32, and the seconds of its file that are heard in it, from and to.
+
+        begins_s  where clips may begin: the one next to what was drawn is taken, if any is inside the range
+
+        Raises birdkit.audio.AudioError, which names the file.
+        """
         file, first_s, length_s = self.file[row], float(self.start_s[row]), float(self.length_s[row])
         clip_s = n_samples / store.sample_rate_hz
         if length_s <= clip_s:
             wave = store.part(file, first_s, length_s)
-            return wave[:n_samples] if len(wave) >= n_samples else crops.fill(wave, n_samples, self.short, rng=rng)
+            if len(wave) < n_samples:
+                wave = crops.fill(wave, n_samples, self.short, rng=rng)
+            return wave[:n_samples], first_s, first_s + length_s
         start_s = crops.choose_start(self.crop, first_s, first_s + length_s - clip_s, clip_s, rng=rng,
                                      centre_s=float(self.centre_s[row]),
                                      energy=lambda: store.energy(file, first_s, first_s + length_s))
-        return audio.pad_cyclic(store.part(file, start_s, clip_s), n_samples)
+        if begins_s is not None:
+            start_s = crops.snap(start_s, first_s, first_s + length_s - clip_s, begins_s)
+        return audio.pad_cyclic(store.part(file, start_s, clip_s), n_samples), start_s, start_s + clip_s
 
     def lengths_s(self) -> dict[str, float]:
         """Each file and the second up to which it is used."""

@@ -17,6 +17,7 @@ from birdkit.augmentations import build_augmentations
 from birdkit.averaging import EqualAverage
 from birdkit.batch import Batch
 from birdkit.config import RunConfig
+from birdkit.distillation import Distiller, Projection, Teacher
 from birdkit.distributed import World
 from birdkit.losses import LOSSES
 from birdkit.models.base import Model
@@ -30,15 +31,19 @@ AUGMENTATION, DROPOUT = 0, 1  # what random numbers are for
 
 
 class Network(nn.Module):
-    """The half of a model that learns, as one module that can be compiled and run by several processes."""
+    """The half of a model that learns, as one module that can be compiled and run by several processes.
 
-    def __init__(self, model: Model) -> None:
+    projection  of its features to those of a teacher, if there is one
+    """
+
+    def __init__(self, model: Model, projection: Projection | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.projection = model, projection
 
-    def forward(self, image: Tensor) -> SEDOutput:
-        """`Model.classify`."""
-        return self.model.classify(image)
+    def forward(self, image: Tensor) -> tuple[SEDOutput, Tensor | None]:
+        """`Model.classify`, and the projected features, (B, W), None without a projection."""
+        features = self.model.joined_features(image)
+        return self.model.decide(features), None if self.projection is None else self.projection(features)
 
 
 class Trainer:
@@ -51,12 +56,14 @@ class Trainer:
     per_epoch    steps in an epoch
     device       "cpu" or "cuda"
     world        the processes that train together; each gets its own part of every batch
+    teacher      what config.distil names, see birdkit.distillation.choose_teacher
 
-    skipped  steps so far that changed nothing, because their loss or gradients were not finite
+    skipped   steps so far that changed nothing, because their loss or gradients were not finite
+    distance  from the teacher in the last step; NaN without
     """
 
     def __init__(self, config: RunConfig, model: Model, *, total_steps: int, per_epoch: int, device: str,
-                 world: World | None = None) -> None:
+                 world: World | None = None, teacher: Teacher | None = None) -> None:
         self.config, self.settings = config, config.train
         self.total_steps, self.per_epoch = total_steps, per_epoch
         self.device = device
@@ -64,7 +71,12 @@ class Trainer:
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         shared_norms = self.world.share_batch_norms(self.model, device)
         self.step = self.skipped = self.skipped_in_a_row = 0
-        self.optimiser = build_optimiser(model, self.settings)
+        self.distance = math.nan
+        self.distiller = None if teacher is None else Distiller(config, teacher, self.model)
+        self.projection = None if self.distiller is None else self.distiller.projection
+        network = Network(self.model, self.projection).to(device)
+        self._weights = list(network.parameters())
+        self.optimiser = build_optimiser(network, self.settings)
         self.loss = LOSSES.build(config.loss.name, **config.loss.options).to(device)
         self.wave_augmentations = build_augmentations(config.augment.wave, "wave")
         self.spectrogram_augmentations = build_augmentations(config.augment.spectrogram, "spectrogram")
@@ -74,7 +86,7 @@ class Trainer:
         precision = choose_precision(self.settings, device)
         self.dtype = precision.dtype
         self.scaler = torch.amp.GradScaler(device, enabled=self.dtype == torch.float16)  # type: ignore[attr-defined]
-        self.network = self.world.parallel(Network(self.model), device)
+        self.network = self.world.parallel(network, device)
         if self.settings.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
         # A forward pass that is not finite would stay in the statistics of batch norms.
@@ -118,13 +130,13 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         batch = batch.to(self.device).replace(progress=self.step / self.total_steps)
         with self._seeded():
-            loss = self._loss(batch)
+            loss, distance = self._loss(batch)
             # Processes take the mean of their gradients; each has those of its own rows only.
             self.scaler.scale(loss * self.world.size).backward()
         self.scaler.unscale_(self.optimiser)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients)
-        value, size = torch.stack([loss.detach(), norm]).tolist()  # the only time that the host waits for the device
+        norm = get_total_norm([p.grad for p in self._weights if p.grad is not None])
+        # The only time that the host waits for the device.
+        value, size, self.distance = torch.stack([loss.detach(), norm, distance.detach()]).tolist()
         if math.isfinite(value) and math.isfinite(size):
             self._update(norm)
         else:
@@ -140,7 +152,7 @@ class Trainer:
         """Change the weights by the gradients, and the averages by the weights."""
         self.skipped_in_a_row = 0
         if self.settings.clip_grad_norm:
-            clip_grads_with_norm_(self.model.parameters(), self.settings.clip_grad_norm, norm)
+            clip_grads_with_norm_(self._weights, self.settings.clip_grad_norm, norm)
         self.scaler.step(self.optimiser)
         if self.ema is not None:
             self.ema.update(self.model, self.step)
@@ -161,13 +173,16 @@ class Trainer:
             raise FloatingPointError(f"loss or gradients were not finite for {self.skipped_in_a_row} steps up to step "
                                      f"{self.step}; the last time {what}{hint}")
 
-    def _loss(self, batch: Batch) -> Tensor:
-        """Augment, front end, augment, classify, compare: the loss of all processes' parts as one batch."""
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Augment, front end, augment, classify, compare: the loss of all processes' parts as one batch, and how far
+        the model is from its teacher."""
         generator = Generator().manual_seed(self._seed(AUGMENTATION))
         self.model.train()
         with torch.no_grad():
             for augmentation in self.wave_augmentations:
                 batch = augmentation(batch, generator)
+            if self.distiller is not None:
+                batch = self.distiller.listen(batch)
             batch = self._to_spectrograms(batch)
             for augmentation in self.spectrogram_augmentations:
                 batch = augmentation(batch, generator)
@@ -175,11 +190,14 @@ class Trainer:
         if image.ndim == 4:
             image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            output = self.network(image)
+            output, projected = self.network(image)
         gather = self.world.gather
         joined = SEDOutput(gather(output.clip_logits), gather(output.segment_logits), gather(output.attention),
                            output.pooled)
-        return self.loss(joined, gather(batch.target), gather(batch.weight), gather(batch.cell_weight))
+        loss = self.loss(joined, gather(batch.target), gather(batch.weight), gather(batch.cell_weight))
+        if self.distiller is None:
+            return loss, loss.new_tensor(math.nan)
+        return self.distiller.join(loss, joined, projected, batch, gather=gather)
 
     def _to_spectrograms(self, batch: Batch) -> Batch:
         """The batch behind the front end, with those of its sources that a later augmentation mixes in."""
@@ -202,14 +220,18 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a restart at this step needs."""
-        average = self._average
-        return {"model": self.model.state_dict(), "average": None if average is None else average.state_dict(),
+        average, projection = self._average, self.projection
+        return {"model": self.model.state_dict(),
+                "projection": None if projection is None else projection.state_dict(),
+                "average": None if average is None else average.state_dict(),
                 "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
                 "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same run."""
         self.model.load_state_dict(state["model"])
+        if self.projection is not None:
+            self.projection.load_state_dict(state["projection"])
         average = self._average
         if average is not None:
             average.load_state_dict(state["average"])

@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ import torch
 
 from birdkit import distributed
 from birdkit.audio_store import AudioStore
-from birdkit.config import LABELLED, RunConfig
-from birdkit.data import ClipDataset, steps_per_epoch, training_batches
+from birdkit.config import RunConfig
+from birdkit.data import steps_per_epoch, training_batches
 from birdkit.distributed import World
 from birdkit.loop import Loop, Session
+from birdkit.material import Material
 from birdkit.models import build_model
 from birdkit.run_files import AVERAGE, BEST, COLUMNS, LAST, Progress, RunFiles
-from birdkit.sources import choose_sources
-from birdkit.tables import contents_of, keep_rated, table_hash
 from birdkit.trainer import Trainer
 from birdkit.validation import Validation
 
@@ -37,8 +35,8 @@ class FitResult:
     last      the checkpoint of the last validated epoch
     average   the mean of the weights of several epochs, None where the config asks for none, or before the end
     history   one row for each validation: epoch, step, lr, loss, score with its interval from low to high, skipped
-              (steps that changed nothing), seconds, and weights: "model", "ema", "swa" or, in a row of its own at the
-              end, "average"
+              (steps that changed nothing), seconds, weights: "model", "ema", "swa" or, in a row of its own at the
+              end, "average", and distance from the teacher, NaN without
     finished  False where the session's limit stopped the run: `fit` with the same arguments goes on
     """
 
@@ -51,55 +49,46 @@ class FitResult:
 
 def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, root: Path | str, out_dir: Path | str,
         soundscapes: pd.DataFrame | None = None, pseudo_labels: pd.DataFrame | None = None,
-        labelled_soundscapes: pd.DataFrame | None = None, packed: Path | str | None = None,
-        resume_from: Path | str | None = None, progress: bool = True) -> FitResult:
+        labelled_soundscapes: pd.DataFrame | None = None, recording_labels: pd.DataFrame | None = None,
+        packed: Path | str | None = None, resume_from: Path | str | None = None, progress: bool = True) -> FitResult:
     """Train one split into `out_dir`. A run that was killed or stopped goes on at the step of its last saved state, and
     ends as if nothing had happened: on a CPU, bit by bit.
 
     Where torchrun has started this process, all its processes train one model together, see birdkit.distributed.
 
-    recordings     the table of notebook 01; rows with split == config.split validate, all others train
-    classes        names of the K classes, in the order of the submission
-    root           folder that the tables' files are relative to
-    soundscapes    unlabelled soundscapes: those of the validating split to validate over, the others to mix in
-    pseudo_labels  their pseudo-label table, from round 1 on; again without the validating split
+    recordings        the table of notebook 01; rows with split == config.split validate, all others train
+    classes           names of the K classes, in the order of the submission
+    root              folder that the tables' files are relative to
+    soundscapes       unlabelled soundscapes: those of the validating split to validate over, the others to mix in
+    pseudo_labels     their pseudo-label table, from round 1 on; again without the validating split
     labelled_soundscapes  windows of other soundscapes that the host labelled, as DataConfig and its sources ask for
-                   them; again without the validating split
-    packed         folder of a packing of the audio, see birdkit.audio_store.AudioStore
-    resume_from    the output of an earlier session, which may be read-only, to go on from where `out_dir` has no state
+                      them; again without the validating split
+    recording_labels  what teachers heard in the recordings, where config.distil.self_share asks for it
+    packed            folder of a packing of the audio, see birdkit.audio_store.AudioStore
+    resume_from       the output of an earlier session, which may be read-only, to go on from where `out_dir` has no
+                      state
 
     Raises birdkit.tables.DataError for tables that do not fit; ValueError where round and pseudo-labels contradict each
     other, a source is missing that an augmentation mixes in, `out_dir` holds another run, or a session is too short for
-    one validation; FileNotFoundError where `resume_from` holds no run; and FloatingPointError, which names a file with
-    the batch, where step after step is not finite.
+    one validation; FileNotFoundError where `resume_from` holds no run, or the teacher of config.distil is not there;
+    ImportError where nothing can read that; and FloatingPointError, which names a file with the batch, where step after
+    step is not finite.
     """
     session = Session(config.train.session_s)
     torch.set_flush_denormal(True)  # an untrained network is up to eight times slower on denormal numbers
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    learnt = labels_hash({"pseudo_labels": pseudo_labels, "labelled_soundscapes": labelled_soundscapes}, classes)
-    trained, mixed = recordings, soundscapes
-    if config.split >= 0:
-        trained = recordings[recordings["split"] != config.split]
-        if soundscapes is not None:
-            mixed = soundscapes[soundscapes["split"] != config.split]
-            if pseudo_labels is not None:
-                pseudo_labels = pseudo_labels[pseudo_labels["file"].isin(mixed["file"])]
-    trained = keep_rated(trained, config.data)
-    windows = _labelled_windows(config, labelled_soundscapes)
-    examples = windows if config.data.labelled_soundscapes else None
+    material = Material.choose(config, recordings, classes, soundscapes=soundscapes, labels={
+        "pseudo_labels": pseudo_labels, "labelled_soundscapes": labelled_soundscapes,
+        "recording_labels": recording_labels})
     with distributed.join_world() as world:
-        n_examples = len(trained) + (0 if examples is None else len(examples))
-        trainer = _build_trainer(config, len(classes), n_examples, world)
-        seen = {file for table in (trained, pseudo_labels, windows) if table is not None for file in table["file"]}
-        files = RunFiles(Path(out_dir), config, classes=classes, table_hash=table_hash(trained), labels_hash=learnt,
-                         seen=seen, seen_content=set(contents_of(seen, trained, soundscapes).values()))
+        trainer = _build_trainer(material, world)
+        files = RunFiles(Path(out_dir), config, classes=classes, table_hash=material.table_hash,
+                         learnt=material.hashes, seen=material.seen, seen_content=material.seen_content)
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)
-            sources = choose_sources(config, trainer.sources, classes, recordings=trained, soundscapes=mixed,
-                                     pseudo_labels=pseudo_labels, labelled_soundscapes=windows)
-            dataset = ClipDataset(trained, classes, config, store=store, sources=sources, labelled=examples)
+            dataset = material.dataset(trainer.sources, store)
             if config.split >= 0 and world.first:
                 held_out = recordings[recordings["split"] == config.split]
                 loop.validation = Validation.prepare(config, held_out, classes, store=store, soundscapes=soundscapes,
@@ -111,39 +100,17 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
         return world.share(_result(loop))
 
 
-def labels_hash(labels: Mapping[str, pd.DataFrame | None], classes: Sequence[str]) -> str:
-    """sha256 over the windows of tables of labels and what they say, by the tables' names; "" without any.
-
-    What a run is told apart by from one that learnt from other labels, and what predictions.npz says of it.
-    """
-    tables = {name: table for name, table in sorted(labels.items()) if table is not None}
-    digest = hashlib.sha256()
-    for name, table in tables.items():
-        columns = [name for name in ("file", "start_s", "end_s", "labels", *classes) if name in table.columns]
-        digest.update(name.encode())
-        digest.update(pd.util.hash_pandas_object(table[columns], index=False).to_numpy().tobytes())
-    return digest.hexdigest() if tables else ""
-
-
-def _labelled_windows(config: RunConfig, table: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The labelled windows that the run is to learn from: None where there are none, or nothing asks for them."""
-    asked = config.data.labelled_soundscapes or any(source.kind == LABELLED for source in config.data.sources)
-    if table is None or not asked:
-        return None
-    table = table[table["split"] != config.split] if config.split >= 0 else table
-    return table.reset_index(drop=True) if len(table) else None
-
-
-def _build_trainer(config: RunConfig, n_classes: int, n_examples: int, world: World) -> Trainer:
+def _build_trainer(material: Material, world: World) -> Trainer:
     """The model with its first weights, which the seed decides, and the trainer of it."""
-    per_epoch = steps_per_epoch(config, n_examples)
+    config = material.config
+    per_epoch = steps_per_epoch(config, len(material))
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
-        model = build_model(config.model, config.frontend, n_classes)
+        model = build_model(config.model, config.frontend, len(material.classes))
     trainer = Trainer(config, model, total_steps=per_epoch * config.train.epochs, per_epoch=per_epoch,
-                      device="cuda" if torch.cuda.is_available() else "cpu", world=world)
+                      device="cuda" if torch.cuda.is_available() else "cpu", world=world, teacher=material.teacher)
     log.info("%s parameters, %d recordings and windows, %d epochs of %d steps of %d examples",
-             f"{sum(p.numel() for p in model.parameters()):,}", n_examples, config.train.epochs, per_epoch,
+             f"{sum(p.numel() for p in model.parameters()):,}", len(material), config.train.epochs, per_epoch,
              config.train.batch_size)
     return trainer
 

@@ -156,8 +156,9 @@ def test_other_pseudo_labels_are_refused(work: Path, competition: Path) -> None:
     """Round 1 with the labels of another teacher is another run, though no setting says so."""
     path = predictions(work, "finer", 0)
     one = Validated.read(path)
-    dataclasses.replace(one, origin={**one.origin, "labels": "another table's hash"}).save(path)
-    with pytest.raises(ValueError, match="finer/split0_seed0 was trained on other labels of soundscapes"):
+    learnt = {**one.origin["learnt"], "pseudo-labels": "another table's"}
+    dataclasses.replace(one, origin={**one.origin, "learnt": learnt}).save(path)
+    with pytest.raises(ValueError, match="finer/split0_seed0 was trained on other pseudo-labels than there are now"):
         run_table(TABLE, competition, work, jobs=0)
 
 

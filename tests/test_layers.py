@@ -16,13 +16,14 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
-    "registry settings folding metrics comparison postprocess profiles kaggle windows jobs",
+    "registry settings folding metrics comparison postprocess profiles kaggle windows jobs window_index",
     "config audio splits batch output ambience calls composition crops packed distributed filecache marks pace",
     "frontend losses augmentations sampling presets recipes soundscapes optimisation",
     "models fingerprint",
-    "checkpoint tables window_labels window_choice labelled_soundscapes audio_store sources feeding data",
+    "checkpoint tables window_labels window_choice labelled_soundscapes recording_labels teacher_table audio_store "
+    "sources feeding data",
     "inference predictor export preprocess packing call_sources synthesis",
-    "validation averaging run_files trainer loop training pseudolabel submission",
+    "validation averaging run_files teacher_model distillation material trainer loop training pseudolabel submission",
     "runs label_run plan experiments rounds pipeline pictures report report_compare report_labels report_rounds "
     "catalogue cli __main__",
 )

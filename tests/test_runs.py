@@ -155,7 +155,8 @@ def test_the_best_checkpoint_leaves_what_it_says_of_the_validation(run: Run) -> 
     done = train(run, progress=False)
     left = Validated.read(run.folder / "predictions.npz")
     assert left.score == pytest.approx(done.history["score"].max(), abs=1e-9)
-    assert left.origin["config"] == checkpoint.read_info(done.best)["config"] and left.origin["labels"] == ""
+    assert left.origin["config"] == checkpoint.read_info(done.best)["config"]
+    assert left.origin["learnt"]["pseudo-labels"] == left.origin["learnt"]["teacher"] == ""
     everything = dataclasses.replace(run, split=-1)
     train(everything, progress=False)
     assert not (everything.folder / "predictions.npz").exists()

@@ -82,7 +82,7 @@ def test_the_clip_of_a_window_is_that_window(tmp_path) -> None:
     sf.write(tmp_path / "s.wav", np.concatenate([noise(2), tone(3000, 2), noise(2)]), RATE, subtype="FLOAT")
     source = ClipSource.pseudo_labelled(windows(), CLASSES, PseudoConfig(), 4.0)
     store, rng = AudioStore(tmp_path, RATE), np.random.default_rng(0)
-    clips = [source.clip(row, store=store, n_samples=4 * RATE, rng=rng) for row in range(3)]
+    clips = [source.clip(row, store=store, n_samples=4 * RATE, rng=rng)[0] for row in range(3)]
     whole = store.whole("s.wav")
     np.testing.assert_array_equal(clips[0], whole[:4 * RATE])
     np.testing.assert_array_equal(clips[1], whole[2 * RATE:])
@@ -104,7 +104,7 @@ def test_a_folder_of_noise_is_read_from_its_headers(tmp_path, caplog) -> None:
         str(tmp_path / "b.wav"): 2.0, str(tmp_path / "deep" / "a.FLAC"): 3.0}
     assert source.target.shape == (2, 3) and not source.target.any() and (source.cell_weight == 1).all()
     assert "1 of 3 files below" in caplog.text and "broken.ogg: the file is empty" in caplog.text
-    clip = source.clip(0, store=AudioStore("/nowhere", RATE), n_samples=RATE, rng=np.random.default_rng(0))
+    clip, _, _ = source.clip(0, store=AudioStore("/nowhere", RATE), n_samples=RATE, rng=np.random.default_rng(0))
     assert len(clip) == RATE and clip.std() > 0.05
 
 
@@ -224,7 +224,7 @@ def test_clips_come_from_what_was_packed(tmp_path, caplog) -> None:
         source = ClipSource.recordings(rows, CLASSES, DataConfig(crop=crop)).within(store, 3.0)
         assert source.length_s.tolist() == [4.0]
         for seed in range(5):
-            clip = source.clip(0, store=store, n_samples=3 * RATE, rng=np.random.default_rng(seed))
+            clip, _, _ = source.clip(0, store=store, n_samples=3 * RATE, rng=np.random.default_rng(seed))
             assert len(clip) == 3 * RATE and np.abs(clip - 0.1).max() < 1e-4
     assert np.isnan(source.centre_s).all() and "1 marked centres lie outside of what is packed" in caplog.text
     plain = AudioStore(tmp_path, RATE)

@@ -4,6 +4,7 @@ A run config is stored whole in every checkpoint. It is made by a recipe (`birdk
 `birdkit.settings.replace`, and read strictly.
 """
 from birdkit.config.base import Member
+from birdkit.config.distil import DistilConfig
 from birdkit.config.frontend import FrontEndConfig
 from birdkit.config.labelling import MEANS, OTHERS, LabelConfig
 from birdkit.config.model import OWN, ModelConfig
@@ -20,5 +21,5 @@ from birdkit.config.training import (
 )
 
 __all__ = ["LABELLED", "MEANS", "OTHERS", "OWN", "POOLS", "PSEUDO", "SOUNDSCAPES", "AugmentConfig", "DataConfig",
-           "FrontEndConfig", "InferenceConfig", "LabelConfig", "Member", "ModelConfig", "PseudoConfig", "RunConfig",
-           "SourceConfig", "SplitConfig", "TrainConfig", "ValidationConfig"]
+           "DistilConfig", "FrontEndConfig", "InferenceConfig", "LabelConfig", "Member", "ModelConfig", "PseudoConfig",
+           "RunConfig", "SourceConfig", "SplitConfig", "TrainConfig", "ValidationConfig"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from birdkit.config.base import Member, in_unit, one_of
+from birdkit.config.distil import DistilConfig
 from birdkit.config.frontend import FrontEndConfig
 from birdkit.config.labelling import LabelConfig
 from birdkit.config.model import ModelConfig
@@ -112,6 +113,7 @@ class RunConfig:
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: Member = field(default_factory=lambda: Member("bce"))
+    distil: DistilConfig = field(default_factory=DistilConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     validation: ValidationConfig = ValidationConfig()
     inference: InferenceConfig = InferenceConfig()

@@ -77,11 +77,15 @@ class Model(nn.Module):
 
     def classify(self, image: Tensor) -> SEDOutput:
         """(B, C, H, W), or (B, P, C, H, W) in P parts, -> SEDOutput of B clips with S or P * S segments."""
+        return self.decide(self.joined_features(image))
+
+    def joined_features(self, image: Tensor) -> Tensor:
+        """The same -> (B, D, S) or (B, D, P * S): what is decided on, and what distillation compares."""
         if image.ndim == 4:
-            return self.decide(self.features(self.input_norm(image)))
+            return self.features(self.input_norm(image))
         features = self.features(self.input_norm(image.flatten(0, 1)))  # (B * P, D, S)
         parts = features.unflatten(0, (-1, image.shape[1]))
-        return self.decide(parts.transpose(1, 2).flatten(2))
+        return parts.transpose(1, 2).flatten(2)
 
     def forward(self, wave: Tensor) -> SEDOutput:
         """(B, N), or (B, P * N) in P parts, -> SEDOutput."""

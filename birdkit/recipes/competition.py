@@ -19,7 +19,8 @@ def for_competition(config: RunConfig, competition_dir: str | Path, *,
                     folders: Mapping[str, str | Path] | None = None) -> RunConfig:
     """The config with what only this competition's files, and what is attached beside them, can say.
 
-    Its year. The groups of a "grouped" head, where they are the name of a column of the class table, such as
+    Its year. The names that a teacher of logits has for the classes, where `distil.class_column` is a column of the
+    class table. The groups of a "grouped" head, where they are the name of a column of the class table, such as
     "class_name". The classes of a source of recordings, where they are ("scored",). The folders of sources: given here
     by the source's name, or the config's path where that is a folder, or else that path below Kaggle's datasets, its
     first part being the name of one. A source that is nowhere is taken out, with a warning, and with it every
@@ -32,6 +33,8 @@ def for_competition(config: RunConfig, competition_dir: str | Path, *,
     competition = recognise(competition_dir)
     config = replace(config, year=competition.year)
     config = _with_sources(config, competition, competition_dir, folders or {})
+    if config.distil.class_column:
+        config = replace(config, distil__class_names=read_groups(competition_dir, config.distil.class_column))
     column = config.model.head_options.get("groups")
     if config.model.head != "grouped" or not isinstance(column, str):
         return config
