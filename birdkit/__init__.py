@@ -12,8 +12,8 @@ backbone, unfold, a head over segments   models fingerprint
 one proven file; recordings to batches   checkpoint tables window_labels window_choice labelled_soundscapes
                                          recording_labels teacher_table audio_store sources feeding data
 probabilities; tables; test material     predictor inference export preprocess packing call_sources synthesis
-the three jobs, and the score            validation teacher_model distillation material trainer loop run_files
-                                         averaging training pseudolabel submission
+the three jobs, and the score            validation teacher_model distillation material trainer loop relabelling
+                                         run_files averaging training pseudolabel submission
 the whole way, and which way is better   pipeline runs label_run rounds plan experiments pictures report
                                          report_compare report_labels report_rounds catalogue cli
 """

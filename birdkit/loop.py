@@ -57,10 +57,11 @@ class Loop:
             trainer.load_state_dict(state)
             log.info("going on at step %d of %d", trainer.step, trainer.total_steps)
 
-    def train(self, batches: Iterable[Batch], *, progress: bool) -> None:
-        """Train to the end, or until the session ends; either way the state is saved.
+    def train(self, batches: Iterable[Batch], *, until: int = 0, progress: bool) -> bool:
+        """Train to the end, or until the session ends; either way the state is saved. False where the session ended.
 
         batches   from the trainer's step on
+        until     a step to pause at, to go on with other batches; 0 for the end
         progress  whether to show a bar
 
         Raises ValueError where a session is too short for one validation, and FloatingPointError, naming a file with
@@ -69,18 +70,21 @@ class Loop:
         name = f"round {self.trainer.config.round} split {self.trainer.config.split}"
         with tqdm(total=self.trainer.total_steps, initial=self.trainer.step, desc=name, unit="step", mininterval=1.0,
                   disable=not progress) as bar:
-            self.progress.finished = self._steps(batches, bar) and self._average()
+            in_time = self._steps(batches, until or self.trainer.total_steps, bar)
+            if in_time and not until:
+                in_time = self.progress.finished = self._average()
         if not self.world.first:
-            return
+            return in_time
         self._save()
         if self.progress.finished:
             self.files.prune_epochs(())
-        else:
+        elif not in_time:
             log.warning("stopped at step %d of %d, before the session's %g s are over: start the notebook again with "
                         "this output attached", self.trainer.step, self.trainer.total_steps, self.session.limit_s)
+        return in_time
 
-    def _steps(self, batches: Iterable[Batch], bar: tqdm) -> bool:
-        """All steps that are left, and the validations between them; False where the session ends before."""
+    def _steps(self, batches: Iterable[Batch], until: int, bar: tqdm) -> bool:
+        """All steps up to one, and the validations between them; False where the session ends before."""
         if not self._close_epoch(bar):
             return False
         began_s = time.monotonic()
@@ -93,6 +97,8 @@ class Loop:
             self.progress.seconds += step_s
             if not self._close_epoch(bar) or self._over(step_s):
                 return False
+            if self.trainer.step == until:
+                return True
             if self.world.first and time.monotonic() - self.saved_s >= self.settings.save_every_s:
                 self._save()
             began_s = time.monotonic()

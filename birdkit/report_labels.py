@@ -123,7 +123,8 @@ def agreement(trust: Trust) -> Picture:
     found = trust.origin["agreement"]
     per_class = pd.Series(found["per_class"], dtype=float).sort_values(ascending=False)
     figure = figure_of(max(8.5, 0.16 * len(per_class) + 3), 6.0)
-    upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=(3, 2)))
+    grid = figure.add_gridspec(2, 1, height_ratios=(3, 2))
+    upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     left, right = upper.subplots(1, 2)
     _matrix(left, np.array(found["correlation"], float), "correlation of probabilities")
     _matrix(right, np.array(found["same_labels"], float), "labels of either that both give")

@@ -114,6 +114,7 @@ class RunFiles:
             return
         (self.folder / EPOCHS).mkdir(parents=True, exist_ok=True)
         epochs = [f"{EPOCHS}/{path.name}" for path in (earlier / EPOCHS).glob("*.safetensors")]
+        epochs += [path.name for path in earlier.glob("relabelled_epoch*.parquet")]
         # The state last: until it is there, nothing has been copied.
         for name in (HISTORY, BEST, LAST, AVERAGE, PREDICTIONS, *epochs, STATE):
             if (earlier / name).is_file():

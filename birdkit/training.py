@@ -19,6 +19,7 @@ from birdkit.distributed import World
 from birdkit.loop import Loop, Session
 from birdkit.material import Material
 from birdkit.models import build_model
+from birdkit.relabelling import Relabelling
 from birdkit.run_files import AVERAGE, BEST, COLUMNS, LAST, Progress, RunFiles
 from birdkit.trainer import Trainer
 from birdkit.validation import Validation
@@ -88,15 +89,18 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)
-            dataset = material.dataset(trainer.sources, store)
             if config.split >= 0 and world.first:
                 held_out = recordings[recordings["split"] == config.split]
                 loop.validation = Validation.prepare(config, held_out, classes, store=store, soundscapes=soundscapes,
                                                      progress=progress)
-            batches = training_batches(dataset, dataset.labels, config, first_step=trainer.step,
-                                       device=trainer.device, rank=world.rank, world_size=world.size)
-            with contextlib.closing(batches):
-                loop.train(batches, progress=progress and world.first)
+            relabelling = Relabelling(material, trainer, files, root)
+            going_on = True
+            while going_on and not loop.progress.finished:
+                dataset = relabelling.material(progress=progress).dataset(trainer.sources, store)
+                batches = training_batches(dataset, dataset.labels, config, first_step=trainer.step,
+                                           device=trainer.device, rank=world.rank, world_size=world.size)
+                with contextlib.closing(batches):
+                    going_on = loop.train(batches, until=relabelling.next_step(), progress=progress and world.first)
         return world.share(_result(loop))
 
 

@@ -48,6 +48,10 @@ class PseudoConfig:
     label_sum       where a clip's labels then sum to more, they are scaled down to this; 0 for no cap. .75: BirdCLEF
                     2026 first place, without which pseudo-labels harmed its pretrained models
 
+    In training:
+    relabel_every   epochs after which the model labels the soundscapes itself and goes on with those labels, through
+                    the same guards as a round's; 0 for never. The second seed tried it and gave it up
+
     How often:
     sampler         which windows are mixed in: "uniform", or "sum", files in proportion to the sum over classes of the
                     largest label in them (2025 first place)
@@ -70,6 +74,7 @@ class PseudoConfig:
     target: float = 1.0
     label_sum: float = 0.0
     sampler: str = "uniform"
+    relabel_every: int = 0
 
     def __post_init__(self) -> None:
         one_of("pseudo.sampler", self.sampler, ("uniform", "sum"))
@@ -84,6 +89,6 @@ class PseudoConfig:
             raise ValueError(f"pseudo.unsure_from = {self.unsure_from} is above unsure_to = {self.unsure_to}")
         if self.power <= 0:
             raise ValueError(f"pseudo.power = {self.power} must be above 0: at 0 every probability would be 1")
-        for name in ("most_per_class", "least_per_class", "most_windows", "label_sum"):
+        for name in ("most_per_class", "least_per_class", "most_windows", "label_sum", "relabel_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"pseudo.{name} = {getattr(self, name)} must be >= 0")
