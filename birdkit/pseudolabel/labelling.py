@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +195,7 @@ class _Labeller:
                 bar.update(len(faults) - before)
         return faults
 
-    def _hear(self, members: Sequence[int], names: Sequence[str], faults: dict[str, str]) -> Iterator[Heard]:
+    def _hear(self, members: Sequence[int], names: Sequence[str], faults: dict[str, str]) -> Generator[Heard]:
         """What some of the teachers hear in files, one file after the other."""
         predictors = [one for index in members for one in self.teachers[index].predictors]
         ensemble = Ensemble(predictors, window_s=self.window_s, stride_s=self.stride_s, classes=self.classes,
