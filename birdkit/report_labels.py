@@ -123,12 +123,10 @@ def agreement(trust: Trust) -> Picture:
     found = trust.origin["agreement"]
     per_class = pd.Series(found["per_class"], dtype=float).sort_values(ascending=False)
     figure = figure_of(max(8.5, 0.16 * len(per_class) + 3), 6.0)
-    grid = figure.add_gridspec(2, 1, height_ratios=(3, 2))
-    upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    left, right = upper.subplots(1, 2)
-    _matrix(left, np.array(found["correlation"], float), "correlation of probabilities")
-    _matrix(right, np.array(found["same_labels"], float), "labels of either that both give")
-    axes = lower.subplots()
+    panels = figure.subplot_mosaic([["left", "right"], ["below", "below"]], height_ratios=(3, 2))
+    _matrix(panels["left"], np.array(found["correlation"], float), "correlation of probabilities")
+    _matrix(panels["right"], np.array(found["same_labels"], float), "labels of either that both give")
+    axes = panels["below"]
     if per_class.empty:
         axes.text(0.5, 0.5, "no teacher gives a label", ha="center", va="center")
     axes.bar(range(len(per_class)), per_class.to_numpy(), color=INK)
@@ -219,8 +217,8 @@ def _matrix(axes: Axes, values: np.ndarray, title: str) -> None:
     """A square of numbers, NaN where two teachers have not heard the same."""
     axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
     names = [str(number) for number in range(1, len(values) + 1)]
-    axes.set_xticks(np.arange(len(values)), names, fontsize=8)
-    axes.set_yticks(np.arange(len(values)), names, fontsize=8)
+    axes.set_xticks(range(len(values)), names, fontsize=8)
+    axes.set_yticks(range(len(values)), names, fontsize=8)
     axes.set(xlabel="teacher", ylabel="teacher")
     if len(values) <= 12:
         for (row, column), value in np.ndenumerate(values):
