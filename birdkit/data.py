@@ -68,9 +68,10 @@ class ClipDataset(Dataset):
         self.rounds = {name: Rounds(source.odds, seed=config.seed, name=name) for name, source in self.sources.items()}
         self.matched = {name: MatchedRounds(source.matches, source.odds, seed=config.seed, name=name)
                         for name, source in self.sources.items() if source.matches is not None}
-        log.info("%d recordings and %d labelled windows of %d of %d classes, %.1f hours", len(table),
-                 len(self.recordings) - len(table), len(set(self.labels) & set(classes)), len(classes),
-                 self.recordings.length_s.sum() / 3600)
+        log.info("%d recordings of %d of %d classes, %.1f hours", len(table), table["label"].nunique(), len(classes),
+                 self.recordings.length_s[:len(table)].sum() / 3600)
+        if labelled is not None:
+            log.info("%d labelled windows of %d soundscapes", len(labelled), labelled["file"].nunique())
         self._reserve()
 
     def __getitem__(self, key: Key) -> dict[str, Any]:

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from birdkit import recipes
+from birdkit.augmentations import build_augmentations
+from birdkit.plan import read_table, trials
+from birdkit.settings import with_settings
+
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 # Arguments that make a script take seconds, and the ratios that it prints.
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
@@ -33,6 +38,16 @@ def test_a_benchmark_prints_its_ratios(script: str) -> None:
     found = RATIO.findall(done.stdout)
     assert [name for name, _, _ in found] == names, done.stdout
     assert all(0 < float(ratio) < math.inf for _, ratio, _ in found)
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "tables").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_table_holds_settings_that_there_are(path: Path) -> None:
+    """A setting that was renamed would stop a comparison after the first of its hours."""
+    for trial in trials(read_table(path), Path("competition"), Path("work")):
+        run = trial.run
+        config = with_settings(recipes.get(run.recipe).run(run.round, run.split), run.changes)
+        needed = {name for one in build_augmentations(config.augment.wave, "wave") for name in one.sources}
+        assert needed <= {"soundscapes", *(source.name for source in config.data.sources)}
 
 
 def test_every_benchmark_is_run_here() -> None:

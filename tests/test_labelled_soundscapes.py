@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,7 +143,8 @@ def test_the_sum_of_their_labels_can_be_capped_and_classes_matched() -> None:
     np.testing.assert_array_equal(source.matches, ClipSource.labelled(windows(), CLASSES, 10.0).target > 0)
 
 
-def test_windows_are_examples_after_the_recordings(small_run: RunConfig, tmp_path: Path) -> None:
+def test_windows_are_examples_after_the_recordings(small_run: RunConfig, tmp_path: Path,
+                                                   caplog: pytest.LogCaptureFixture) -> None:
     """The very audio and labels of a window, and its rarest class in the balance."""
     rng = np.random.default_rng(0)
     for name in ("a", "s", "t"):
@@ -151,7 +153,9 @@ def test_windows_are_examples_after_the_recordings(small_run: RunConfig, tmp_pat
                           "rating": 0.0, "split": 1})
     labelled = windows().assign(file=windows()["file"] + ".wav").iloc[::-1]
     config = replace(small_run, data__label_smoothing=0.01)
-    dataset = ClipDataset(table, CLASSES, config, store=AudioStore(tmp_path, RATE), labelled=labelled)
+    with caplog.at_level(logging.INFO):
+        dataset = ClipDataset(table, CLASSES, config, store=AudioStore(tmp_path, RATE), labelled=labelled)
+    assert "5 labelled windows of 2 soundscapes" in caplog.text
     assert len(dataset) == 7 and dataset.labels == ["owl", "owl", "owl", "son1", "nocall", "owl", "frog"]
     example = dataset[(0, 3)]
     whole = AudioStore(tmp_path, RATE).whole("s.wav")

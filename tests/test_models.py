@@ -233,7 +233,7 @@ def test_drop_path_reaches_every_backbone(name: str) -> None:
     for rate in (0.0, 0.15):
         network = build_backbone(ModelConfig(backbone=name, drop_path=rate), 1)
         rates = [float(part.drop_prob) for part in network.modules() if isinstance(part, DropPath)]
-        assert max(rates, default=0.0) == pytest.approx(rate)
+        assert max(rates, default=0.0) == pytest.approx(rate, abs=0.01)  # timm's EfficientNets stop a step short of it
 
 
 def test_a_backbone_without_stochastic_depth_is_refused(monkeypatch) -> None:

@@ -28,8 +28,8 @@ class ModelConfig:
                     "channel smoothing")
     neck            before the head: "linear" (dropout, linear, ReLU, dropout) or "none" (dropout)
     hidden          width of the linear neck, 0 for the backbone's own
-    drop_path       stochastic depth of the backbone's last block, less in those before it; 0 for none. .15 in rounds
-                    with pseudo-labels gained the 2025 first place up to .005, and nothing without them
+    drop_path       stochastic depth, rising from 0 in the backbone's first block to about this in its last; 0 for none.
+                    .15 in rounds with pseudo-labels gained the 2025 first place up to .005, and nothing without them
     head            a registered head
     head_axis       the axis the head pools over: "time", or "frequency" (segments are then bands)
     head_options    of the head
