@@ -90,8 +90,8 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
                 pseudo_labels = pseudo_labels[pseudo_labels["file"].isin(mixed["file"])]
     trained = keep_rated(trained, config.data)
     heard = choose_recording_labels(config.distil, config.round, recording_labels, trained["file"], classes)
-    teacher = choose_teacher(config, classes, trained["file"])
     with distributed.join_world() as world:
+        teacher = choose_teacher(config, classes, trained["file"])
         trainer = _build_trainer(config, len(classes), len(trained), world, teacher)
         files = RunFiles(Path(out_dir), config, classes=classes, table_hash=table_hash(trained),
                          labels_hash=_labels_hash(pseudo_labels, classes),
