@@ -23,7 +23,6 @@ from birdkit.teacher_table import match_classes
 
 log = logging.getLogger(__name__)
 
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # of onnxruntime, the best first
 QUIET = 1e-8  # peak of a wave that is silent, and is left as it is
 
 Shape = tuple[int | None, ...]  # None where any size will do
@@ -42,7 +41,7 @@ class Runtime(Protocol):
 
 
 class OnnxRuntime:
-    """onnxruntime, with as many threads as torch."""
+    """onnxruntime: on torch's GPU where it was built for one, else with as many threads as torch."""
 
     name = "onnxruntime"
 
@@ -51,8 +50,10 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        there = onnxruntime.get_available_providers()
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=[p for p in PROVIDERS if p in there])
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": torch.cuda.current_device()}))
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self.inputs, self.outputs = (
             {one.name: tuple(size if isinstance(size, int) else None for size in one.shape) for one in ends}
             for ends in (self._session.get_inputs(), self._session.get_outputs()))

@@ -79,10 +79,11 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
     torch.set_flush_denormal(True)  # an untrained network is up to eight times slower on denormal numbers
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    material = Material.choose(config, recordings, classes, soundscapes=soundscapes, labels={
-        "pseudo_labels": pseudo_labels, "labelled_soundscapes": labelled_soundscapes,
-        "recording_labels": recording_labels})
     with distributed.join_world() as world:
+        # Here, where a process knows its own GPU, on which a teacher computes.
+        material = Material.choose(config, recordings, classes, soundscapes=soundscapes, labels={
+            "pseudo_labels": pseudo_labels, "labelled_soundscapes": labelled_soundscapes,
+            "recording_labels": recording_labels})
         trainer = _build_trainer(material, world)
         files = RunFiles(Path(out_dir), config, classes=classes, table_hash=material.table_hash,
                          learnt=material.hashes, seen=material.seen, seen_content=material.seen_content)

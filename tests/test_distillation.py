@@ -1,4 +1,5 @@
 """Distillation: a student comes nearer to its teacher, whatever else stays as it is."""
+import copy
 import dataclasses
 import importlib.util
 import math
@@ -102,7 +103,7 @@ def test_the_strength_goes_to_zero_as_asked() -> None:
 def test_the_loss_is_the_formula_of_the_settings(settings: dict, progress: float, labels: float,
                                                  teacher: float) -> None:
     """0.1 * BCE + 0.9 * KL of 2023, and ten times the cosine of 2026; as the teacher goes, the labels come back."""
-    config = plain(distil=DistilConfig(teacher="t.npz", width=5, **settings))
+    config = replace(plain(), distil=DistilConfig(teacher="t.npz", width=5, **settings))
     distiller = Distiller(config, table(), make_trainer(plain()).model)
     batch = Batch(random(2, 8), torch.eye(2), torch.ones(2), progress=progress, teacher=random(2, 5))
     projected = random(2, 5, seed=3)
@@ -142,7 +143,7 @@ def test_the_projection_learns_and_goes_on(hidden: int) -> None:
     trainer.train_step(taught(random(4, 5)))
     assert any(not torch.equal(value, before[name]) for name, value in trainer.projection.state_dict().items())
     assert len(before) == (4 if hidden else 2)
-    other.load_state_dict(trainer.state_dict())
+    other.load_state_dict(copy.deepcopy(trainer.state_dict()))
     for one in (trainer, other):
         one.train_step(taught(random(4, 5, seed=1)))
     for a, b in ((trainer.model, other.model), (trainer.projection, other.projection)):
@@ -223,14 +224,14 @@ def test_a_network_hears_the_mixed_wave(tmp_path) -> None:
     mixing = (Member("or_mixup", {"p": 1.0, "level": "none"}),)
     config = tiny_config(augment__wave=mixing, distil__teacher=str(path), distil__width=4)
     trainer = make_trainer(config, teacher=choose_teacher(config, CLASSES, []))
-    signal = torch.from_numpy(np.stack([noise(2, seed=seed) for seed in range(4)]))
+    signal = torch.from_numpy(np.stack([noise(2, seed=seed) for seed in range(8)]))
     heard = []
     real = trainer.distiller.teacher
     trainer.distiller.listen = lambda batch: (heard.append(batch.signal), batch.replace(teacher=real(batch.signal)))[1]
-    trainer.train_step(Batch(signal, torch.eye(2).repeat(2, 1), torch.ones(4)))
+    trainer.train_step(Batch(signal, torch.eye(2).repeat(4, 1), torch.ones(8)))
     assert not torch.equal(heard[0], signal) and 0 < trainer.distance < 2
-    listened = Distiller(config, real, trainer.model).listen(Batch(signal, torch.eye(2).repeat(2, 1), torch.ones(4)))
-    assert torch.allclose(listened.teacher, real(signal)) and listened.teacher.shape == (4, 4)
+    listened = Distiller(config, real, trainer.model).listen(Batch(signal, torch.eye(2).repeat(4, 1), torch.ones(8)))
+    assert torch.allclose(listened.teacher, real(signal)) and listened.teacher.shape == (8, 4)
 
 
 @needs_openvino

@@ -25,7 +25,9 @@ from birdkit.config import Member, RunConfig
 from birdkit.distributed import World
 from birdkit.models import MODELS, build_model
 from birdkit.settings import replace
+from birdkit.teacher_table import TeacherTable
 from birdkit.trainer import Trainer
+from birdkit.window_index import WindowIndex
 
 LOSSES = (Member("bce"), Member("two_way", {"base": "focal", "pooling": "max"}), Member("soft_auc"))
 STEPS = {"data__samples_per_epoch": 32, "train__epochs": 2, "train__average": 2}
@@ -49,13 +51,25 @@ def joined_batch() -> Batch:
 
 
 def rows(batch: Batch, part: slice) -> Batch:
-    return Batch(batch.signal[part], batch.target[part], batch.weight[part], batch.cell_weight[part])
+    return Batch(batch.signal[part], batch.target[part], batch.weight[part], batch.cell_weight[part],
+                 teacher=None if batch.teacher is None else batch.teacher[part])
+
+
+def taught_trainer(world: World | None = None) -> tuple[Trainer, Batch]:
+    """A trainer with a teacher of three features, and the joined batch with what that says: nothing of example 5."""
+    teacher = TeacherTable(WindowIndex(np.array(["a"]), np.zeros(1), np.ones(1)), np.zeros((1, 3), np.float32), None)
+    said = torch.from_numpy(np.random.default_rng(1).standard_normal((8, 3)).astype(np.float32))
+    said[5] = float("nan")
+    config = replace(plain_config(Member("bce")), distil__teacher="t.npz", distil__width=3, distil__until=0.5)
+    return make_trainer(config, world=world, teacher=teacher), joined_batch().replace(teacher=said)
 
 
 def one_step(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor | float]:
     """The loss and every gradient of a step."""
     loss = trainer.train_step(batch)
-    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    learning = itertools.chain(trainer.model.named_parameters(),
+                               trainer.projection.named_parameters() if trainer.projection else ())
+    gradients = {name: p.grad.clone() for name, p in learning if p.grad is not None}
     return {"loss": loss, **gradients}
 
 
@@ -68,6 +82,10 @@ def work(folder: Path) -> None:
         half = slice(4 * world.rank, 4 * world.rank + 4)
         for loss in LOSSES:
             found[loss.name] = one_step(make_trainer(plain_config(loss), world=world), rows(joined_batch(), half))
+        trainer, batch = taught_trainer(world)
+        found["taught"] = one_step(trainer, rows(batch, half))
+        trainer.step = 60  # the teacher is not asked any more
+        found["rested"] = [one_step(trainer, rows(batch, half))["loss"] for _ in range(2)]
         trainer = make_trainer(tiny_config(), world=world)
         found["seed"] = trainer._seed(0)
         for _ in range(3):
@@ -130,6 +148,20 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(ranks, los
         for name, value in alone.items():
             largest = float(torch.as_tensor(value).abs().max())
             assert torch.allclose(torch.as_tensor(found[loss.name][name]), torch.as_tensor(value),
+                                  atol=1e-5 * largest + 1e-9), name
+
+
+def test_two_processes_learn_from_a_teacher_as_one_does(ranks) -> None:
+    """The distance of the whole batch, where one part of it was heard less; and nobody waits for the gradients of a
+    projection that is not used any more."""
+    trainer, batch = taught_trainer()
+    alone = one_step(trainer, batch)
+    assert {"layers.0.weight", "layers.0.bias"} < alone.keys()
+    for found in ranks:
+        assert found["taught"].keys() == alone.keys() and np.isfinite(found["rested"]).all()
+        for name, value in alone.items():
+            largest = float(torch.as_tensor(value).abs().max())
+            assert torch.allclose(torch.as_tensor(found["taught"][name]), torch.as_tensor(value),
                                   atol=1e-5 * largest + 1e-9), name
 
 
