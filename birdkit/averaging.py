@@ -10,7 +10,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -22,8 +22,7 @@ from birdkit.config import LabelConfig, RunConfig
 from birdkit.settings import from_dict, replace, to_dict
 
 # Settings of where and how often, and of what is done after a training, which change no weight but for rounding.
-INDIFFERENT = {"train__workers": 0, "train__threads": 0, "train__save_every_s": 0.0, "train__session_s": 0.0,
-               "labelling": LabelConfig()}
+INDIFFERENT = {"train__workers": 0, "train__threads": 0, "train__save_every_s": 0.0, "train__session_s": 0.0}
 
 
 class EqualAverage(nn.Module):
@@ -61,13 +60,18 @@ class EqualAverage(nn.Module):
 def identity(config: RunConfig) -> str:
     """What makes a run the same run: every setting but those that change no weight, such as `session_s`.
 
+    Not where a teacher lies, which is known by its hash, nor how others labelled, unless the model under training does.
+
     >>> config = RunConfig()
     >>> identity(config) == identity(replace(config, train__session_s=60.0))
     True
     >>> identity(config) == identity(replace(config, seed=1))
     False
     """
-    return json.dumps(to_dict(replace(config, **INDIFFERENT)), sort_keys=True)
+    paths = {f"distil__{name}": f"{name}{PurePath(path).suffix}" for name, path in
+             (("teacher", config.distil.teacher), ("labels", config.distil.labels)) if path}
+    labelling = config.labelling if config.pseudo.relabel_every else LabelConfig()
+    return json.dumps(to_dict(replace(config, labelling=labelling, **paths, **INDIFFERENT)), sort_keys=True)
 
 
 def epochs_to_average(scores: Mapping[int, float], n: int, of: str) -> list[int]:

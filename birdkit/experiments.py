@@ -35,7 +35,8 @@ from birdkit.training import BEST
 log = logging.getLogger(__name__)
 
 # What may differ between two configs without another result.
-IMMATERIAL = {"name", *(setting.replace("__", ".") for setting in INDIFFERENT)}
+IMMATERIAL = ("name", "labelling.", "distil.teacher", "distil.labels",
+              *(setting.replace("__", ".") for setting in INDIFFERENT))
 # What decides who validates on what.
 EXAM = ("year", "n_splits", "splitting.", "validation.", "frontend.sample_rate_hz")
 
@@ -120,7 +121,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     one, two = _flat(old), _flat(new)
     named = {name: (one.get(name, default.get(name)), two.get(name, default.get(name))) for name in {**one, **two}}
     return [f"{name} {before!r}, now {now!r}" for name, (before, now) in named.items()
-            if before != now and name not in IMMATERIAL]
+            if before != now and not name.startswith(IMMATERIAL)]
 
 
 def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:

@@ -245,11 +245,11 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
     pseudo_labels  its pseudo-label table, or None
     labelled_soundscapes  the table of labelled windows without the validating split, or None
 
-    Raises ValueError where the round of the config and the presence of pseudo-labels contradict each other, a needed
-    source is not configured, or holds nothing.
+    Raises ValueError where the round of the config and the presence of pseudo-labels contradict each other (a round may
+    learn from what teachers heard in the recordings alone), a needed source is not configured, or holds nothing.
     """
     n_labels = 0 if pseudo_labels is None else len(pseudo_labels)
-    if (config.round > 0) != (n_labels > 0):
+    if (n_labels and not config.round) or (config.round and not n_labels and not config.distil.self_share):
         raise ValueError(f"round {config.round} {'needs' if config.round else 'takes no'} pseudo-labels, but "
                          f"{n_labels} windows were given")
     configured = {source.name: source for source in config.data.sources}

@@ -8,6 +8,7 @@ from tiny_run import CLASSES, make_batch, make_trainer, run, tiny_config, weight
 
 from birdkit import checkpoint, training
 from birdkit.averaging import EqualAverage, average_checkpoints, epochs_to_average
+from birdkit.comparison import Validated
 from birdkit.metrics import Interval
 from birdkit.models import build_model
 from birdkit.settings import replace
@@ -129,7 +130,7 @@ def test_the_epochs_that_are_averaged() -> None:
 def scored(monkeypatch, *scores: float) -> None:
     """Let validations come out as said."""
     coming = iter(scores)
-    monkeypatch.setattr(training.Validation, "score", lambda *_: Interval(next(coming), 0.0, 1.0))
+    monkeypatch.setattr(Validated, "interval", lambda _: Interval(next(coming), 0.0, 1.0))
 
 
 @pytest.mark.parametrize(("score", "best"), [(0.95, "average"), (0.85, "epoch 2")])

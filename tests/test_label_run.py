@@ -145,3 +145,21 @@ def test_a_student_can_learn_from_other_backbones_alone(places: tuple[Path, Path
     assert Run(competition, tmp_path, "tiny", 1).pseudo_label_table() == tmp_path / "pseudo_labels_r1.parquet"
     with pytest.raises(ValueError, match=r"needs teachers of two backbones at least, but all 1 are test_resnet"):
         label_round(LabelRun(competition, work, "tiny", 1, changes=others, teachers=[own], device="cpu"))
+
+
+def test_a_competition_without_soundscapes_has_its_recordings_labelled(places: tuple[Path, Path],
+                                                                       tmp_path: Path) -> None:
+    """Self-distillation needs no soundscapes: the years before 2024 had next to none."""
+    competition, work = places
+    for name in ("recordings", "soundscapes"):
+        pd.read_parquet(work / f"{name}.parquet").iloc[:None if name == "recordings" else 0].to_parquet(
+            tmp_path / f"{name}.parquet")
+    changes = {"labelling__recordings": True, "distil__self_share": 0.7}
+    teachers = [work / f"round0_split{split}/best.safetensors" for split in (0, 1)]
+    done = label_round(LabelRun(competition, tmp_path, "tiny", 1, changes=changes, teachers=teachers, device="cpu"),
+                       progress=False)
+    classes = profiles.read_classes(competition)
+    assert not len(read(done.table, classes=classes, expected_round=1)) and done.recording_labels is not None
+    student = Run(competition, tmp_path, "tiny", 1, changes=changes)
+    labels = student.labels(student.config())
+    assert len(labels["pseudo_labels"]) == 0 and len(labels["recording_labels"]) > 20

@@ -75,5 +75,5 @@ def test_another_table_of_labelled_windows_is_another_run(tables: dict[str, pd.D
     config = tiny_config(train__epochs=1, augment__wave=())
     first = run(config, recordings, tmp_path, "out", labelled_soundscapes=labelled)
     assert "s1.wav" in checkpoint.load(first.best).seen and set(CLASSES) == {"high", "low"}
-    with pytest.raises(ValueError, match="pseudo-labels"):
+    with pytest.raises(ValueError, match="another labelled soundscapes"):
         run(config, recordings, tmp_path, "out", labelled_soundscapes=labelled.assign(labels="low"))

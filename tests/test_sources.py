@@ -152,6 +152,7 @@ def test_round_and_pseudo_labels_must_agree(small_run, table) -> None:
         choose(replace(small_run, round=1), set(), table)
     with pytest.raises(ValueError, match="round 0 takes no pseudo-labels, but 6 windows were given"):
         choose(small_run, {"soundscapes"}, table, soundscapes(), windows())
+    assert choose(replace(small_run, round=1, distil__self_share=0.7), set(), table) == {}  # of recordings alone
 
 
 def test_soundscapes_are_whole_files_and_then_labelled_windows(small_run, table, caplog) -> None:

@@ -13,9 +13,10 @@ from conftest import RATE, noise, tone
 from safetensors.torch import load_file
 from tiny_run import CLASSES, assert_same_history, make_batch, make_trainer, run, tiny_config, weights, write_tones
 
-from birdkit import checkpoint, trainer, training
+from birdkit import checkpoint, trainer
 from birdkit.augmentations import AUGMENTATIONS, Augmentation
 from birdkit.batch import Batch
+from birdkit.comparison import Validated
 from birdkit.config import Member, SourceConfig
 from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
@@ -42,7 +43,7 @@ def test_it_learns_two_tones(tmp_path) -> None:
 def test_the_checkpoint_named_best_is_the_best(tmp_path, monkeypatch) -> None:
     """The second seed deployed the oldest of its kept checkpoints."""
     scores = iter([0.6, 0.9, 0.7, 0.8])
-    monkeypatch.setattr(training.Validation, "score", lambda *_: Interval(next(scores), 0.0, 1.0))
+    monkeypatch.setattr(Validated, "interval", lambda _: Interval(next(scores), 0.0, 1.0))
     result = run(tiny_config(), write_tones(tmp_path), tmp_path, "run")
     assert checkpoint.read_info(result.best)["score"] == 0.9 and checkpoint.read_info(result.best)["step"] == 4
     assert checkpoint.read_info(result.last)["score"] == 0.8 and checkpoint.read_info(result.last)["step"] == 8

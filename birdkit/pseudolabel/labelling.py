@@ -76,8 +76,8 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str], *, 
 
     A file is labelled by the mean of those teachers that were not trained on it. Files that cannot be read are left
     out, logged, and listed with the reason in the provenance. Without teachers, which is how the first round begins,
-    the table is empty. A run that was killed goes on with the next file; files that were labelled by other teachers or
-    with other settings are then labelled anew. The table is there whole or not at all.
+    and without files the table is empty. A run that was killed goes on with the next file; files that were labelled by
+    other teachers or with other settings are then labelled anew. The table is there whole or not at all.
 
     files           relative to `root`, as the training tables name them, since that is how a teacher knows them
     teachers        checkpoints of a round before `round`
@@ -96,8 +96,9 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str], *, 
     """
     config = config or LabelConfig()
     path = Path(path)
-    if not teachers:
-        log.warning("round %d: there are no teachers yet, %s holds no labels", round, path)
+    if not teachers or not len(files):
+        log.warning("round %d: there are no %s, %s holds no labels", round,
+                    "files to label" if teachers else "teachers yet", path)
         empty(path, classes or (), round=round)
         return Labelled(path)
     names = [_name(file, root) for file in files]
