@@ -114,9 +114,9 @@ def _build_trainer(material: Material, world: World) -> Trainer:
         model = build_model(config.model, config.frontend, len(material.classes))
     trainer = Trainer(config, model, total_steps=per_epoch * config.train.epochs, per_epoch=per_epoch,
                       device="cuda" if torch.cuda.is_available() else "cpu", world=world, teacher=material.teacher)
-    log.info("%s parameters, %d recordings and windows, %d epochs of %d steps of %d examples",
-             f"{sum(p.numel() for p in model.parameters()):,}", len(material), config.train.epochs, per_epoch,
-             config.train.batch_size)
+    log.info("%s parameters, %d recordings, %d epochs of %d steps of %d examples",
+             f"{sum(p.numel() for p in model.parameters()):,}", len(material.recordings), config.train.epochs,
+             per_epoch, config.train.batch_size)
     return trainer
 
 
