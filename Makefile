@@ -5,6 +5,8 @@
 # make lint, clean
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Files on several cores, each test on one thread: threads that wait for each other are slower than none.
+PYTEST = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(1)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 RECIPE ?= demo
 DEMO ?= demo
 WORK := $(DEMO)/work
@@ -46,10 +48,10 @@ lint: .venv/.installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(call PYTEST,$(BIN))
 
 test-kaggle: .venv-kaggle/.installed
-	$(KAGGLE_BIN)/python -m pytest $(PYTEST_ARGS)
+	$(call PYTEST,$(KAGGLE_BIN))
 
 # A left-over build folder would put deleted modules into the wheel; with the commit's date two builds are equal.
 wheel: .venv/.installed

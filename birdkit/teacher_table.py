@@ -99,8 +99,8 @@ def match_classes(names: Sequence[str], classes: Sequence[str],
     Raises DataError where they are fewer than two, of which no softmax says anything, or `config.class_names` is not
     as long as the classes.
 
-    >>> match_classes(["Strix aluco", "Bufo bufo", "Rana"], ["owl", "frog"], DistilConfig(class_names=("Strix aluco",
-    ...               "Rana")))
+    >>> config = DistilConfig(teacher="t.onnx", kind="logits", labels="l.csv", class_names=("Strix aluco", "Rana"))
+    >>> match_classes(["Strix aluco", "Bufo bufo", "Rana"], ["owl", "frog"], config)
     (array([0, 1]), array([0, 2]))
     """
     if config.class_names and len(config.class_names) != len(classes):

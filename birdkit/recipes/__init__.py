@@ -28,7 +28,7 @@ def get(name: str) -> Recipe:
 
     >>> get("huge")
     Traceback (most recent call last):
-    KeyError: "no recipe named 'huge'; there is: call_detector, conformer, ..."
+    KeyError: "no recipe named 'huge'; there is: babych2025, babych2026, ..."
     """
     if name not in RECIPES:
         raise KeyError(f"no recipe named {name!r}; there is: {', '.join(sorted(RECIPES))}")
