@@ -120,11 +120,11 @@ def rounds_command(options: argparse.Namespace) -> None:
     """Say what each round of pseudo-labelling brought, over several work folders where they differ in their seed."""
     from birdkit import kaggle, report_rounds, rounds
 
-    found = rounds.read(*(kaggle.Workspace(folder) for folder in options.work_dirs))
-    _say(report_rounds.text(found, markdown=options.markdown))
+    found = rounds.read_rounds(*(kaggle.Workspace(folder) for folder in options.work_dirs))
+    _say(report_rounds.rounds_text(found, markdown=options.markdown))
     path = (options.out or options.work_dirs[0]) / rounds.ROUNDS
-    rounds.write(found, path)
-    report_rounds.picture(found).savefig(path.with_suffix(".png"), dpi=150)
+    rounds.write_rounds(found, path)
+    report_rounds.rounds_picture(found).savefig(path.with_suffix(".png"), dpi=150)
     _say(f"\n{path}\n{path.with_suffix('.png')}")
 
 
@@ -162,12 +162,12 @@ def models_command(options: argparse.Namespace) -> None:
                   for choice in catalogue.choices(names=options.names, backbone=options.backbone, frontend=name)]
         with _quiet("birdkit.export"):  # the table says it
             table = catalogue.export_parity(chosen, options.parity, n_classes=options.classes)
-        _say(_table(table))
+        _say(_shown(table))
         return
     chosen = catalogue.choices(names=options.names, backbone=options.backbone, frontend=options.front_end)
     if not options.names:
-        _say(_table(catalogue.list_front_ends(timing=not options.no_timing)) + "\n")
-    _say(_table(catalogue.list_models(chosen, n_classes=options.classes, timing=not options.no_timing)))
+        _say(_shown(catalogue.list_front_ends(timing=not options.no_timing)) + "\n")
+    _say(_shown(catalogue.list_models(chosen, n_classes=options.classes, timing=not options.no_timing)))
 
 
 @contextlib.contextmanager
@@ -182,7 +182,7 @@ def _quiet(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _table(table: pd.DataFrame) -> str:
+def _shown(table: pd.DataFrame) -> str:
     """A table as text, empty where a value is missing."""
     return table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}")
 

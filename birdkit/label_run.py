@@ -72,7 +72,7 @@ class LabelRun:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RoundLabels:
     """What a labelling has left.
 
     table             the labels of the soundscapes
@@ -89,7 +89,7 @@ class Outcome:
     pictures: Mapping[str, report_labels.Picture]
 
 
-def label_round(run: LabelRun, *, progress: bool = True) -> Outcome:
+def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     """Label what a run asks for; write the tables and, beside the first, the page of the same name.
 
     Goes on where it was if it was killed. Raises birdkit.kaggle.MissingInputError where there are no tables of notebook
@@ -98,9 +98,9 @@ def label_round(run: LabelRun, *, progress: bool = True) -> Outcome:
     config, work = run.config(), kaggle.Workspace(run.work_dir)
     competition, classes = profiles.recognise(run.competition_dir), profiles.read_classes(run.competition_dir)
     teachers = list(run.teachers) or work.teachers(run.round)
-    recordings = _table(work.recordings, needed=config.recordings)
-    soundscapes = _table(work.soundscapes, needed=run.root is None and not run.files)
-    root, files = run.root or run.competition_dir, list(run.files) or _files(run, soundscapes)
+    recordings = _read_table(work.recordings, needed=config.recordings)
+    soundscapes = _read_table(work.soundscapes, needed=run.root is None and not run.files)
+    root, files = run.root or run.competition_dir, list(run.files) or _files_to_label(run, soundscapes)
     options: dict[str, Any] = {"round": run.round, "config": config, "window_s": competition.window_s,
                                "classes": classes, "device": run.device, "progress": progress}
     contents = {} if run.root else contents_of(set(map(str, files)), soundscapes)
@@ -123,10 +123,10 @@ def label_round(run: LabelRun, *, progress: bool = True) -> Outcome:
         sections[name] = report_labels.pictures(trusts[name], root=folder, train_counts=counts)
     page = report_labels.write_page(run.table.with_suffix(".html"), trusts, sections, origin=run.competition_dir)
     log.info("%s shows whether to trust these labels", page)
-    return Outcome(run.table, of_recordings, page, trusts["soundscapes"], sections["soundscapes"])
+    return RoundLabels(run.table, of_recordings, page, trusts["soundscapes"], sections["soundscapes"])
 
 
-def _table(find: Callable[[], Path], *, needed: bool) -> pd.DataFrame | None:
+def _read_table(find: Callable[[], Path], *, needed: bool) -> pd.DataFrame | None:
     """A table of notebook 01; None where there is none: one's own soundscapes can be labelled without."""
     try:
         return pd.read_parquet(find())
@@ -136,7 +136,7 @@ def _table(find: Callable[[], Path], *, needed: bool) -> pd.DataFrame | None:
         return None
 
 
-def _files(run: LabelRun, soundscapes: pd.DataFrame | None) -> list[Path | str]:
+def _files_to_label(run: LabelRun, soundscapes: pd.DataFrame | None) -> list[Path | str]:
     """All files to label."""
     if run.root is None:
         return [] if soundscapes is None else soundscapes["file"].tolist()

@@ -61,7 +61,7 @@ class Material:
                 if pseudo_labels is not None:
                     pseudo_labels = pseudo_labels[pseudo_labels["file"].isin(mixed["file"])]
         trained = keep_rated(trained, config.data)
-        windows = _windows(config, labels["labelled_soundscapes"])
+        windows = _labelled_windows(config, labels["labelled_soundscapes"])
         heard = choose_recording_labels(config.distil, config.round, labels["recording_labels"], trained["file"],
                                         classes)
         teacher = choose_teacher(config, classes, trained["file"])
@@ -116,7 +116,7 @@ def _hash(table: pd.DataFrame | None, classes: Sequence[str]) -> str:
     return hashlib.sha256(pd.util.hash_pandas_object(table[columns], index=False).to_numpy().tobytes()).hexdigest()
 
 
-def _windows(config: RunConfig, table: pd.DataFrame | None) -> pd.DataFrame | None:
+def _labelled_windows(config: RunConfig, table: pd.DataFrame | None) -> pd.DataFrame | None:
     """The labelled windows that the run is to learn from: None where there are none, or nothing asks for them."""
     asked = config.data.labelled_soundscapes or any(source.kind == LABELLED for source in config.data.sources)
     if table is None or not asked:

@@ -143,7 +143,7 @@ def _last_that_helped(work: Path) -> int:
     """The round to submit if there were no more; what the last one brought is said."""
     from birdkit import rounds  # torch, too
 
-    found = rounds.read(Workspace(work))
+    found = rounds.read_rounds(Workspace(work))
     LOG.warning("%s", found[-1])
     last = rounds.last_that_helped(found)
     if last < found[-1].number:

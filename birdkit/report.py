@@ -168,7 +168,7 @@ def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str
     parts = ["<h1>What birdkit heard</h1>", paragraph(origin_of(competition))]
     if truth is not None:
         parts += ["<h2>Score</h2>", _scores(competition, work, truth), image_tag(per_class(submission, truth))]
-    table = _windows(submission, competition)
+    table = _submitted_windows(submission, competition)
     shown = _by_name(table, truth)
     parts += ["<h2>A soundscape</h2>", image_tag(soundscape(table, root=competition / "test_soundscapes", file=shown,
                                                         truth=_truth_rows(truth, table, shown)))]
@@ -194,7 +194,7 @@ def _scores(competition: Path, work: Path, truth: Path | str) -> str:
     return f"<table><tr><th>submission</th><th>score, 95 % interval over soundscapes</th></tr>{cells}</table>"
 
 
-def _windows(submission: Path, competition: Path) -> pd.DataFrame:
+def _submitted_windows(submission: Path, competition: Path) -> pd.DataFrame:
     """A submission as a table of windows, files by name in the test folder."""
     table = pd.read_csv(submission, dtype={"row_id": str})
     parts = table["row_id"].str.rsplit("_", n=1, expand=True)

@@ -39,7 +39,7 @@ def pictures(trust: Trust, *, root: Path | str, train_counts: pd.Series | None =
         return {"No labels": _said("no teacher yet:\nan empty table" if not trust.origin["teachers"] else
                                    "no window reaches labelling.least_peak:\nan empty table")}
     drawn = {"How sure the teachers are": histograms(trust),
-             "What they hear, and how often": counts(trust, train_counts), "The surest windows": examples(trust, root),
+             "What they hear, and how often": counts(trust, train_counts), "The surest windows": surest(trust, root),
              "How much the windows of a file differ": spread(trust)}
     if trust.origin.get("agreement"):
         drawn["How far the teachers agree"] = agreement(trust)
@@ -101,7 +101,7 @@ def spread(trust: Trust) -> Picture:
     return figure
 
 
-def examples(trust: Trust, root: Path | str) -> Picture:
+def surest(trust: Trust, root: Path | str) -> Picture:
     """The window of each class that its teachers are surest of, as a spectrogram: listen to some before training."""
     chosen = trust.examples[:SHOWN]
     rows = -(-len(chosen) // 2)
@@ -184,7 +184,7 @@ def _teachers(trust: Trust) -> str:
         return paragraph("There are no teachers yet: nothing is labelled before a first round is trained.")
     rows = [[str(number), one["name"], one.get("model", ""), str(one["round"]), str(one["split"]), one["hash"][:12]]
             for number, one in enumerate(trust.origin["teachers"], start=1)]
-    return _table(["teacher", "recipe", "model", "round", "split", "hash"], rows)
+    return _html_table(["teacher", "recipe", "model", "round", "split", "hash"], rows)
 
 
 def _figures(trust: Trust) -> str:
@@ -204,10 +204,10 @@ def _figures(trust: Trust) -> str:
     if trust.labels.sum():
         largest = int(trust.labels.argmax())
         rows.insert(4, ["most of them", f"{trust.classes[largest]}, {trust.labels[largest] / trust.labels.sum():.0%}"])
-    return _table([], rows)
+    return _html_table([], rows)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def _html_table(head: list[str], rows: list[list[str]]) -> str:
     top = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>" if head else ""
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>{top}{body}</table>"

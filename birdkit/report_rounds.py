@@ -13,7 +13,7 @@ from birdkit.report_compare import markdown_table
 from birdkit.rounds import Round, last_that_helped
 
 
-def text(rounds: Sequence[Round], *, markdown: bool = False) -> str:
+def rounds_text(rounds: Sequence[Round], *, markdown: bool = False) -> str:
     """A row per round, and which one is worth submitting."""
     table = pd.DataFrame([{
         "round": one.number, "soundscapes": one.labels.get("soundscapes", ""),
@@ -35,7 +35,7 @@ def conclusion(rounds: Sequence[Round]) -> str:
     return str(rounds[-1]) + (". Another round may help" if last else "")
 
 
-def picture(rounds: Sequence[Round]) -> Picture:
+def rounds_picture(rounds: Sequence[Round]) -> Picture:
     """The score of every round with its interval and its single students, and every gain beside its noise floor."""
     figure = Picture(figsize=(8.0, 3.2), layout="constrained")
     if not rounds:

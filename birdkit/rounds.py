@@ -83,7 +83,7 @@ class Round:
                 f"round {self.number - 1}; {floor}: {said}")
 
 
-def read(*works: Workspace) -> list[Round]:
+def read_rounds(*works: Workspace) -> list[Round]:
     """The rounds of a work folder, or of several that differ in their seed, with what each changed.
 
     Students are compared split by split and seed by seed, see birdkit.comparison.compare. The noise floor comes from
@@ -107,7 +107,7 @@ def read(*works: Workspace) -> list[Round]:
     return rounds
 
 
-def tabulate(rounds: Sequence[Round]) -> pd.DataFrame:
+def rounds_table(rounds: Sequence[Round]) -> pd.DataFrame:
     """The rounds as a table, a row each: teachers, pseudo-labels, students and their scores, gain, floor, verdict."""
     rows = []
     for one in rounds:
@@ -124,10 +124,10 @@ def tabulate(rounds: Sequence[Round]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(rounds: Sequence[Round], path: Path) -> None:
+def write_rounds(rounds: Sequence[Round], path: Path) -> None:
     """Write the table of the rounds, as CSV."""
     partial = path.with_name(path.name + ".partial")
-    tabulate(rounds).to_csv(partial, index=False)
+    rounds_table(rounds).to_csv(partial, index=False)
     os.replace(partial, path)
 
 
@@ -139,8 +139,8 @@ def update(work: Workspace) -> list[Round]:
     if not _n_rounds([work]):
         log.info("no student of round 0 has finished that validates: no %s yet", ROUNDS)
         return []
-    rounds = read(work)
-    write(rounds, work.path(ROUNDS))
+    rounds = read_rounds(work)
+    write_rounds(rounds, work.path(ROUNDS))
     log.info("%s", rounds[-1])
     return rounds
 

@@ -64,15 +64,15 @@ class Progress:
 
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a run that came to its end; not one that was stopped, or killed, or never began."""
-    return _finished(folder) is True
+    return _says_finished(folder) is True
 
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a folder holds a run that was stopped, or killed, before its end."""
-    return _finished(folder) is False
+    return _says_finished(folder) is False
 
 
-def _finished(folder: Path) -> bool | None:
+def _says_finished(folder: Path) -> bool | None:
     """What the state of a run says; None where there is none."""
     path = folder / STATE
     return bool(torch.load(path, map_location="cpu", weights_only=True)["progress"]["finished"]) if path.is_file() \

@@ -270,7 +270,7 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
             rows = choose_recordings(recordings, configured[name], classes, seed=config.seed)
             chosen[name] = ClipSource.recordings(rows, classes, config.data)
         else:
-            chosen[name] = _windows(config, configured[name], classes, pseudo_labels, labelled_soundscapes)
+            chosen[name] = _window_source(config, configured[name], classes, pseudo_labels, labelled_soundscapes)
     labels_used = {SOUNDSCAPES, *(source.name for source in config.data.sources if source.kind == PSEUDO)}
     if n_labels and not labels_used & set(needed):
         log.warning("no augmentation mixes in the source %s: %d pseudo-labels are not used",
@@ -296,8 +296,8 @@ def _soundscapes(config: RunConfig, classes: Sequence[str], soundscapes: pd.Data
     return ClipSource.unlabelled(soundscapes, len(classes))
 
 
-def _windows(config: RunConfig, source: SourceConfig, classes: Sequence[str], pseudo_labels: pd.DataFrame | None,
-             labelled_soundscapes: pd.DataFrame | None) -> ClipSource:
+def _window_source(config: RunConfig, source: SourceConfig, classes: Sequence[str],
+                   pseudo_labels: pd.DataFrame | None, labelled_soundscapes: pd.DataFrame | None) -> ClipSource:
     """A source of kind "labelled_soundscapes" or "pseudo_labels"."""
     table = labelled_soundscapes if source.kind == LABELLED else pseudo_labels
     if table is None or not len(table):

@@ -125,7 +125,7 @@ class TeacherModel:
         self._columns: np.ndarray | None = None
         width = config.width
         if config.kind == "logits":
-            names = _names(Path(config.labels))
+            names = _names_of_logits(Path(config.labels))
             self.known, self._columns = match_classes(names, classes, config)
             width = len(names)
         self.output = _output(path, self._runtime.outputs, config.output, width)
@@ -182,7 +182,7 @@ def _output(path: Path, outputs: dict[str, Shape], name: str, width: int) -> str
     return name or fitting[0]
 
 
-def _names(path: Path) -> list[str]:
+def _names_of_logits(path: Path) -> list[str]:
     """The first column of a CSV file."""
     if not path.is_file():
         raise FileNotFoundError(f"distil.labels: there is no file {path}")

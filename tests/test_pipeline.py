@@ -125,7 +125,7 @@ def test_rounds_end_where_one_brings_nothing(books: Path, tmp_path: Path, execut
         asked.append(max(trained))
         return [SimpleNamespace(number=number, helped=number < 2) for number in sorted(trained)]
 
-    monkeypatch.setattr(rounds, "read", read)
+    monkeypatch.setattr(rounds, "read_rounds", read)
     run = {"recipe": "tiny", "rounds": 5, "splits": [0, 1], "notebooks": books}
     pipeline.run(tmp_path, tmp_path / "work", until_no_gain=True, **run)
     assert asked == [1, 2]  # after both splits of a round, and not after round 0

@@ -36,7 +36,7 @@ def labelled(work: Path, number: int, probability: float) -> None:
 
 
 def read(work: Path) -> list[rounds.Round]:
-    return rounds.read(Workspace(work, roots=()))
+    return rounds.read_rounds(Workspace(work, roots=()))
 
 
 def test_a_gain_that_everyone_sees_is_one_and_none_is_none(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_several_work_folders_are_seeds_and_give_the_noise_floor(tmp_path: Path)
     for seed, skills in enumerate(((1.0, 1.4), (1.0, 0.7), (1.0, 1.1))):
         for number, skill in enumerate(skills):
             student(tmp_path / str(seed), number, skill=skill, seed=seed)
-    found = rounds.read(*(Workspace(tmp_path / str(seed), roots=()) for seed in range(3)))
+    found = rounds.read_rounds(*(Workspace(tmp_path / str(seed), roots=()) for seed in range(3)))
     assert len(found[1].students) == 3 and found[1].floor > 0 and found[1].verdict == "no gain"
 
 
@@ -106,7 +106,7 @@ def test_outputs_of_several_notebooks_are_found_together(tmp_path: Path) -> None
     """On Kaggle each notebook's output is attached in a folder of its own."""
     student(tmp_path / "input" / "a", 0, 0, skill=1.0), student(tmp_path / "input" / "b", 0, 1, skill=1.0)
     student(tmp_path / "working", 1, 0, skill=2.0)
-    found = rounds.read(Workspace(tmp_path / "working", roots=[tmp_path / "input"]))
+    found = rounds.read_rounds(Workspace(tmp_path / "working", roots=[tmp_path / "input"]))
     assert [len(one.students) for one in found] == [2, 1]
 
 
@@ -115,10 +115,10 @@ def test_the_picture_has_a_mark_for_every_student_and_gain(tmp_path: Path) -> No
     for split in range(2):
         for number in range(3):
             student(tmp_path, number, split, skill=1.0 + number)
-    figure = report_rounds.picture(read(tmp_path))
+    figure = report_rounds.rounds_picture(read(tmp_path))
     scores, gains = figure.axes
     assert [label.get_text() for label in scores.get_xticklabels()] == ["0\nsupervised", "1", "2"]
     assert [label.get_text() for label in gains.get_xticklabels()] == ["1 - 0", "2 - 1"] and len(gains.patches) == 2
     for some in (read(tmp_path)[:1], []):
-        assert report_rounds.picture(some)._repr_png_()
-    assert report_rounds.text(read(tmp_path), markdown=True).startswith("| round | soundscapes |")
+        assert report_rounds.rounds_picture(some)._repr_png_()
+    assert report_rounds.rounds_text(read(tmp_path), markdown=True).startswith("| round | soundscapes |")

@@ -71,9 +71,9 @@ class Agreement:
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """What a table's provenance remembers of it, None where there is no number."""
         per_class = dict(zip(classes, self.per_class().tolist(), strict=True))
-        return {"correlation": _plain(self.correlation()), "same_labels": _plain(self.same_labels()),
+        return {"correlation": _as_lists(self.correlation()), "same_labels": _as_lists(self.same_labels()),
                 "per_class": {name: round(value, 4) for name, value in per_class.items() if not np.isnan(value)}}
 
 
-def _plain(matrix: np.ndarray) -> list[list[float | None]]:
+def _as_lists(matrix: np.ndarray) -> list[list[float | None]]:
     return [[None if np.isnan(value) else round(float(value), 4) for value in row] for row in matrix]
