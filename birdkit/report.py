@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib import colormaps
 
 from birdkit import checkpoint
+from birdkit.kaggle import Workspace
 from birdkit.metrics import per_class_roc_auc
 from birdkit.pictures import (
     CALL,
@@ -28,6 +29,8 @@ from birdkit.pictures import (
 from birdkit.preprocess import Audit
 from birdkit.profiles import recognise
 from birdkit.pseudolabel import SURE
+from birdkit.report_rounds import rounds_picture
+from birdkit.rounds import update_rounds
 from birdkit.submission import align, score_interval
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
@@ -172,13 +175,18 @@ def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str
     shown = _by_name(table, truth)
     parts += ["<h2>A soundscape</h2>", image_tag(soundscape(table, root=competition / "test_soundscapes", file=shown,
                                                         truth=_truth_rows(truth, table, shown)))]
+    found = update_rounds(Workspace(work, roots=()))
+    parts += ["<h2>Rounds</h2>", image_tag(rounds_picture(found))] if found else []
     for history in sorted(work.glob("round*_split*/history.csv")):
         best = checkpoint.read_info(history.parent / "best.safetensors")
         parts += [f"<h2>{html.escape(history.parent.name)}</h2>",
                   paragraph(f"{best['config']['model']['backbone']}, best checkpoint of step {best['step']}, "
                              f"trained on {len(best['seen'])} files"), image_tag(learning_curve(pd.read_csv(history)))]
     for labels in sorted(work.glob("pseudo_labels_r*.parquet")):
-        parts += [f"<h2>{html.escape(labels.stem)}</h2>", image_tag(pseudo_labels(pd.read_parquet(labels)))]
+        judged = labels.with_suffix(".html").name
+        parts += [f"<h2>{html.escape(labels.stem)}</h2>", image_tag(pseudo_labels(pd.read_parquet(labels))),
+                  f'<p><a href="{html.escape(judged)}">More on whether to trust them</a></p>'
+                  if (work / judged).is_file() else ""]
     parts += ["<h2>Files</h2>", _audit_table(work)]
     path = work / "report.html"
     return write_html(path, "birdkit", parts)

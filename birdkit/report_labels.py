@@ -127,13 +127,15 @@ def agreement(trust: Trust) -> Picture:
     _matrix(panels["left"], np.array(found["correlation"], float), "correlation of probabilities")
     _matrix(panels["right"], np.array(found["same_labels"], float), "labels of either that both give")
     axes = panels["below"]
+    axes.set_title("of the windows that any teacher labels with the class, those that all do", fontsize=9)
     if per_class.empty:
         axes.text(0.5, 0.5, "no teacher gives a label", ha="center", va="center")
+        axes.set_axis_off()
+        return figure
     axes.bar(range(len(per_class)), per_class.to_numpy(), color=INK)
     class_ticks(axes, per_class.index)
     axes.set_ylim(0, 1)
     axes.set_ylabel("share", fontsize=8)
-    axes.set_title("of the windows that any teacher labels with the class, those that all do", fontsize=9)
     return figure
 
 

@@ -131,7 +131,7 @@ def write_rounds(rounds: Sequence[Round], path: Path) -> None:
     os.replace(partial, path)
 
 
-def update(work: Workspace) -> list[Round]:
+def update_rounds(work: Workspace) -> list[Round]:
     """Write the rounds.csv of a work folder, and say what the last round brought; the rounds.
 
     None, and nothing is written, while no student of round 0 has finished that validates.

@@ -61,6 +61,8 @@ def test_the_page_says_that_the_audio_is_generated_and_holds_the_scores(finished
     generated, work = finished
     page = report.page(generated.competition_dir, work, truth=generated.truth_path).read_text(encoding="utf-8")
     assert "Generated audio" in page and "chance" in page and page.count("data:image/png") >= 4
+    assert "<h2>Rounds</h2>" in page and 'href="pseudo_labels_r1.html"' in page
+    assert len(pd.read_csv(work / "rounds.csv")) == 2 and (work / "pseudo_labels_r1.html").is_file()
     assert "http" not in page.replace("http-equiv", "")
 
 

@@ -13,7 +13,8 @@ from birdkit.pseudolabel import PseudoLabelError, label, provenance, read
 from birdkit.runs import Run
 from birdkit.settings import replace
 
-pytestmark = pytest.mark.filterwarnings("ignore:Empty filters")
+pytestmark = [pytest.mark.filterwarnings("ignore:Empty filters"),
+              pytest.mark.filterwarnings("error:constrained_layout")]
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_a_student_that_has_not_finished_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "round0_split0" / "predictions.npz").unlink()
     with pytest.raises(FileNotFoundError, match=r"no finished student of round 0, with its predictions.npz"):
         read(tmp_path)
-    assert rounds.update(Workspace(tmp_path, roots=())) == [] and not (tmp_path / "rounds.csv").exists()
+    assert rounds.update_rounds(Workspace(tmp_path, roots=())) == [] and not (tmp_path / "rounds.csv").exists()
 
 
 def test_rounds_without_a_split_in_common_are_refused(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_file_holds_teachers_labels_students_and_scores(tmp_path: Path) -> N
     """One line tells where a round came from and what it brought; a person reads it in half a year."""
     student(tmp_path, 0, skill=1.0), student(tmp_path, 1, skill=3.0)
     labelled(tmp_path, 1, 0.75)
-    rounds.update(Workspace(tmp_path, roots=()))
+    rounds.update_rounds(Workspace(tmp_path, roots=()))
     table = pd.read_csv(tmp_path / "rounds.csv")
     assert table["round"].tolist() == [0, 1] and table["students"].tolist() == [1, 1]
     later = table.iloc[1]
