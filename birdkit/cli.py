@@ -52,7 +52,7 @@ def pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
                splits=options.splits, every_round=options.every_round, until_no_gain=options.until_no_gain,
-               changes=dict(options.set))
+               seed=options.seed, changes=dict(options.set))
     _say(f"submission: {path}")
 
 
@@ -207,6 +207,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--every-round", action="store_true", help="write a submission after every round, to compare")
     command.add_argument("--until-no-gain", action="store_true",
                          help="no further round after one that did not gain beyond the noise floor")
+    command.add_argument("--seed", type=int, default=0, metavar="N",
+                         help="other models of the same kind, to see how much they differ (default: %(default)s)")
     command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
                          help="a change of the recipe, such as train__epochs=5; values are JSON")
     command.set_defaults(command=pipeline_command)

@@ -52,12 +52,13 @@ class Step:
 
 
 def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool = False, earlier: int = 0,
-          changes: Mapping[str, Any] | None = None) -> list[Step]:
+          seed: int = 0, changes: Mapping[str, Any] | None = None) -> list[Step]:
     """01 -> 03 -> (02 -> 03) * rounds -> 04; with `every_round`, a submission after each round to compare them.
 
     splits   the parts of the cross-validation to train, one run of 03 each
     rounds   of pseudo-labelling; round 0 trains without
     earlier  rounds before the one submitted whose checkpoints join its ensemble
+    seed     0 for the recipe's own, see birdkit.recipes.Recipe.run
     changes  to the recipe's config, for 02 and 03
 
     >>> [step.name for step in steps("tiny", [0], rounds=1)]
@@ -66,11 +67,17 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
     """
     if rounds < 0 or not splits:
         raise ValueError(f"rounds = {rounds} must be 0 or more and splits = {list(splits)} must not be empty")
-    plan, changed = [Step("01_preprocess", {"RECIPE": recipe})], {"CHANGES": dict(changes)} if changes else {}
+    plan, chosen = [Step("01_preprocess", {"RECIPE": recipe})], recipes.get(recipe)
+
+    def step(notebook: str, of_all: Mapping[str, Any], **own: Any) -> Step:
+        return Step(notebook, {"RECIPE": recipe, **own, **({"CHANGES": dict(of_all)} if of_all else {})})
+
     for number in range(rounds + 1):
         if number:
-            plan.append(Step("02_pseudolabel", {"RECIPE": recipe, "ROUND": number, **changed}))
-        plan += [Step(TRAIN, {"RECIPE": recipe, "ROUND": number, "FOLD": split, **changed}) for split in splits]
+            plan.append(step("02_pseudolabel", changes or {}, ROUND=number))
+        for split in splits:
+            of_seed = {"seed": chosen.run(number, split, seed=seed).seed} if seed else {}
+            plan.append(step(TRAIN, {**of_seed, **(changes or {})}, ROUND=number, FOLD=split))
         if number == rounds or every_round:
             name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
             plan.append(Step(INFER, {"ROUND": number, "EARLIER": min(earlier, number), "SUBMISSION": name}))
@@ -87,7 +94,7 @@ def find_notebooks() -> Path:
 
 
 def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "small", rounds: int | None = None,
-        splits: Sequence[int] | None = None, every_round: bool = False, until_no_gain: bool = False,
+        splits: Sequence[int] | None = None, every_round: bool = False, until_no_gain: bool = False, seed: int = 0,
         changes: Mapping[str, Any] | None = None, notebooks: str | Path | None = None) -> Path:
     """Run the whole way and return the path of submission.csv.
 
@@ -99,6 +106,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     every_round    write submission_round0.csv and so on, too
     until_no_gain  no further round after one that did not gain beyond the noise floor, see birdkit.rounds; the round
                    before it is submitted
+    seed           0 for the recipe's own; others give other models of the same kind, in work folders of their own
     changes        to the recipe's config when labelling and training, as for birdkit.settings.with_settings
     notebooks      their folder, default `find_notebooks()`
 
@@ -111,7 +119,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     chosen = recipes.get(recipe)
     with_settings(chosen.config, changes or {})
     common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work)}
-    how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "changes": changes}
+    how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": changes}
     plan = steps(recipe, chosen.splits if splits is None else splits,
                  rounds=chosen.rounds if rounds is None else rounds, **how)
     before = repr(chosen)  # a recipe that was changed is another one

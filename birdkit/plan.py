@@ -12,7 +12,6 @@ from birdkit import recipes
 from birdkit.run_files import PREDICTIONS
 from birdkit.runs import Run
 
-SEED_STRIDE = 1000  # between the seeds of a table; recipes take the numbers in between for rounds and splits
 OF_A_RUN = ("recipe", "round", "pseudo_labels")  # what a run may have otherwise than its table
 OF_THE_TABLE = ("seed", "split")
 
@@ -122,7 +121,7 @@ def trials(table: Table, competition_dir: Path, work_dir: Path) -> list[Trial]:
                 settings = {**table.changes, **{key: value for key, value in own.items() if key not in OF_A_RUN}}
                 recipe, round = own.get("recipe", table.recipe), own.get("round", table.round)
                 labels = own.get("pseudo_labels", table.pseudo_labels)
-                settings["seed"] = recipes.get(recipe).run(round, split).seed + SEED_STRIDE * seed
+                settings["seed"] = recipes.get(recipe).run(round, split, seed=seed).seed
                 folder = work_dir / "compare" / table.name / name / f"split{split}_seed{seed}"
                 wanted.append(Trial(name, split, seed, Run(
                     competition_dir, work_dir, recipe, round, split, settings, out_dir=folder,

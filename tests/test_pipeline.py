@@ -69,6 +69,14 @@ def test_changes_reach_training_and_labelling_and_nothing_else(books: Path, exec
                        ("04", None)]
 
 
+def test_another_seed_is_another_in_every_training(books: Path, executed: Calls, tmp_path: Path) -> None:
+    """Three runs whose teachers are the same say nothing of how much teachers differ."""
+    pipeline.run(tmp_path, tmp_path / "w", recipe="tiny", rounds=1, splits=[0, 1], notebooks=books, seed=2,
+                 changes={"train__epochs": 1})
+    seeds = [parameters["CHANGES"].get("seed") for name, parameters in executed if name in ("02", "03")]
+    assert seeds == [2000, 2001, None, 2100, 2101]
+
+
 @pytest.mark.parametrize("changes", [{"train__epoch": 1}, {"trian__epochs": 1}, {"train__epochs": "5"}])
 def test_a_change_that_is_none_is_refused_before_anything_runs(
         books: Path, executed: Calls, tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -31,19 +31,24 @@ class Recipe:
     later: Mapping[str, Any] = field(default_factory=dict)
     by_round: tuple[Mapping[str, Any], ...] = ()
 
-    def run(self, round: int, split: int) -> RunConfig:
+    def run(self, round: int, split: int, *, seed: int = 0) -> RunConfig:
         """The config of one run of notebook 03, before birdkit.recipes.for_competition.
+
+        seed  0 for the recipe's own; every other number gives other draws of everything, in all rounds and splits
 
         >>> recipe = Recipe(RunConfig(), by_round=({"pseudo__power": 1.0}, {"pseudo__power": 1.5}))
         >>> [recipe.run(round, 0).pseudo.power for round in (1, 2, 3)]
         [1.0, 1.5, 1.5]
+        >>> recipe.run(1, 2).seed, recipe.run(1, 2, seed=1).seed
+        (102, 1102)
         """
         config = replace(self.config, **self.members[max(split, 0) % len(self.members)])
         if round > 0:
             config = replace(config, **self.later)
             config = replace(config, **self.by_round[min(round, len(self.by_round)) - 1] if self.by_round else {})
         # Splits are members of one ensemble: another seed makes them differ in more than their recordings.
-        return replace(config, round=round, split=split, seed=self.config.seed + 100 * round + max(split, 0))
+        own = self.config.seed + 1000 * seed + 100 * round + max(split, 0)
+        return replace(config, round=round, split=split, seed=own)
 
 
 def member(name: str, **options: Any) -> Member:
