@@ -30,6 +30,7 @@ from birdkit.settings import from_dict, to_dict
 FORMAT = 1
 # Float32 against float64 differs by up to 7e-4 in the image; another machine's kernels by less than that.
 TOLERANCES = {"image": 2e-3, "clip_logits": 1e-2, "segment_logits": 1e-2, "attention": 1e-3, "probabilities": 2e-3}
+SEEN = ("seen", "seen_content", "pseudo")  # what a checkpoint tells of the labels behind it, see Checkpoint
 PACKAGES = ("torch", "timm", "numpy", "librosa", "safetensors")
 
 
@@ -48,6 +49,7 @@ class Checkpoint:
     seen     names of the files whose labels the model was trained on, as in the training table's `file` column
     seen_content  what these files hold, as birdkit.audio.check says it (sha256 of the decoded samples), by which a
              renamed copy is known again; empty where the tables did not say, or the checkpoint is older than that
+    pseudo   names and contents of those of them whose labels were pseudo-labels alone
     info     table hash, score, versions, time of writing, whatever else was saved
     """
 
@@ -57,6 +59,7 @@ class Checkpoint:
     hash: str
     seen: frozenset[str]
     seen_content: frozenset[str]
+    pseudo: frozenset[str]
     info: dict[str, Any]
 
 
@@ -97,13 +100,14 @@ def file_hash(path: Path | str) -> str:
 
 
 def save(path: Path | str, model: Model, *, config: RunConfig, classes: Sequence[str], table_hash: str,
-         seen: Iterable[str], seen_content: Iterable[str] = (), score: float | None = None,
-         info: dict[str, Any] | None = None) -> None:
+         seen: Iterable[str], seen_content: Iterable[str] = (), pseudo: Iterable[str] = (),
+         score: float | None = None, info: dict[str, Any] | None = None) -> None:
     """Write one safetensors file, never pickle, by way of a temporary file: it is there whole or not at all.
 
     table_hash    hash of the training table
     seen          files whose labels the model was trained on
     seen_content  contents of these files, see `Checkpoint`
+    pseudo        names and contents of those whose labels were pseudo-labels alone
     score         the validation score, None where nothing was validated
 
     Raises CheckpointError where the number of classes is not the model's, or the golden sample is not finite.
@@ -119,7 +123,7 @@ def save(path: Path | str, model: Model, *, config: RunConfig, classes: Sequence
     weights = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     meta = {"format": FORMAT, "config": to_dict(config), "classes": list(classes), "versions": versions(),
             "table_hash": table_hash, "seen": sorted(set(seen)), "seen_content": sorted(set(seen_content)),
-            "score": score, **(info or {})}
+            "pseudo": sorted(set(pseudo)), "score": score, **(info or {})}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
@@ -164,9 +168,9 @@ def load(path: Path | str, *, device: str = "cpu") -> Checkpoint:
         raise CheckpointError(f"{path}: the weights do not fit the config: {error}") from error
     _prove(path, model.eval(), tensors, meta["versions"])
     model.to(device)
-    kept = {key: value for key, value in meta.items() if key not in ("config", "classes", "seen", "seen_content")}
-    return Checkpoint(model, config, tuple(meta["classes"]), file_hash(path), frozenset(meta["seen"]),
-                      frozenset(meta.get("seen_content", ())), kept)
+    kept = {key: value for key, value in meta.items() if key not in ("config", "classes", *SEEN)}
+    seen, seen_content, pseudo = (frozenset(meta.get(name, ())) for name in SEEN)
+    return Checkpoint(model, config, tuple(meta["classes"]), file_hash(path), seen, seen_content, pseudo, kept)
 
 
 def _prove(path: Path | str, model: Model, stored: dict[str, Tensor], written_with: dict[str, str]) -> None:

@@ -30,6 +30,7 @@ class Material:
     teacher        what config.distil names
     seen           files whose labels are learnt from
     seen_content   what they hold, as far as tables say it
+    pseudo         names and contents of those whose labels are pseudo-labels alone
     hashes         of each kind of label and of the teacher, "" where there is none: what tells this run from another
     """
 
@@ -43,6 +44,7 @@ class Material:
     teacher: Teacher | None
     seen: frozenset[str]
     seen_content: frozenset[str]
+    pseudo: frozenset[str]
     hashes: Mapping[str, str]
 
     @classmethod
@@ -68,10 +70,13 @@ class Material:
         if isinstance(teacher, TeacherTable) and config.data.labelled_soundscapes and windows is not None:
             raise ValueError(f"distil.teacher = {config.distil.teacher!r} is a table, which knows recordings alone, "
                              f"but data.labelled_soundscapes makes {len(windows)} windows of soundscapes examples, too")
-        seen = {file for table in (trained, pseudo_labels, windows) if table is not None for file in table["file"]}
-        contents = contents_of(seen, recordings, soundscapes).values()
+        by_people = {file for table in (trained, windows) if table is not None for file in table["file"]}
+        seen = by_people | set([] if pseudo_labels is None else pseudo_labels["file"])
+        contents = contents_of(seen, recordings, soundscapes)
+        known = by_people | {contents[file] for file in by_people if file in contents}
         return cls(config, tuple(classes), trained, mixed, pseudo_labels, windows, heard, teacher, frozenset(seen),
-                   frozenset(contents), learnt(config, classes, labels))
+                   frozenset(contents.values()), frozenset({*seen, *contents.values()} - known),
+                   learnt(config, classes, labels))
 
     @property
     def examples(self) -> pd.DataFrame | None:

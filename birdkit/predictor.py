@@ -53,6 +53,7 @@ class Predictor:
     hash        of the checkpoint, "" for a model in memory
     seen        files whose labels the model was trained on
     seen_content  their contents, as birdkit.audio.check has them, as far as the training tables said
+    pseudo      names and contents of those of them whose labels were pseudo-labels alone
     share       weight in an ensemble: one model at several scales counts as one
 
     Raises ValueError where the front end is not the config's, or clip_step_s would leave audio that no clip hears.
@@ -60,7 +61,8 @@ class Predictor:
 
     def __init__(self, frontend: FrontEnd, classify: Callable[[Tensor], SEDOutput], *, config: RunConfig,
                  classes: Sequence[str], n_segments: int, source: str = "", hash: str = "",
-                 seen: frozenset[str] = frozenset(), seen_content: frozenset[str] = frozenset()) -> None:
+                 seen: frozenset[str] = frozenset(), seen_content: frozenset[str] = frozenset(),
+                 pseudo: frozenset[str] = frozenset()) -> None:
         if frontend.config != config.frontend:
             raise ValueError(f"the front end {frontend.config} is not the run config's {config.frontend}")
         self.frontend = frontend
@@ -72,6 +74,7 @@ class Predictor:
         self.hash = hash
         self.seen = seen
         self.seen_content = seen_content
+        self.pseudo = pseudo
         self.share = 1 / len(config.inference.scales)
         self.device = frontend.window.device
         clip_s, step_s = config.frontend.clip_s, config.inference.clip_step_s
@@ -153,7 +156,7 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
             predictors.append(Predictor(model.frontend, classify, config=scaled(config, times),
                                         classes=loaded.classes, n_segments=model.n_segments, source=str(path),
                                         hash=loaded.hash, seen=loaded.seen,
-                                        seen_content=loaded.seen_content))
+                                        seen_content=loaded.seen_content, pseudo=loaded.pseudo))
     return predictors
 
 

@@ -13,6 +13,7 @@ from birdkit import checkpoint, pseudolabel
 from birdkit.material import Material
 from birdkit.profiles import profile
 from birdkit.run_files import RunFiles
+from birdkit.tables import contents_of
 from birdkit.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -60,18 +61,18 @@ class Relabelling:
     def _label(self, path: Path, *, progress: bool) -> None:
         """Label the soundscapes with the model as it would be deployed now.
 
-        It has learnt from labels of these soundscapes already, which for a round's teacher would be an error; nothing
-        that people labelled is labelled anew.
+        It has learnt from pseudo-labels of these soundscapes already; nothing that people labelled is labelled anew.
         """
         given, config = self.given, self.given.config
         soundscapes = given.soundscapes
         assert soundscapes is not None  # from round 1 on there are pseudo-labels, and so soundscapes
-        by_people = [table for table in (given.recordings, given.windows) if table is not None]
-        teacher = path.with_name(TEACHER)
+        teacher, files = path.with_name(TEACHER), soundscapes["file"].tolist()
         checkpoint.save(teacher, self.trainer.deployed.eval(), config=config, classes=given.classes,
-                        table_hash=given.table_hash, seen={file for table in by_people for file in table["file"]})
-        pseudolabel.label_files(soundscapes["file"].tolist(), [teacher], path=path, round=config.round + 1,
-                                config=config.labelling, window_s=profile(config.year).window_s, root=self.root,
-                                classes=given.classes, progress=progress)
+                        table_hash=given.table_hash, seen=given.seen, seen_content=given.seen_content,
+                        pseudo=given.pseudo)
+        pseudolabel.label_files(files, [teacher], path=path, round=config.round + 1, root=self.root,
+                                config=replace(config.labelling, out_of_fold="people"), classes=given.classes,
+                                contents=contents_of(files, soundscapes), window_s=profile(config.year).window_s,
+                                progress=progress)
         teacher.unlink()
         log.info("epoch %d: the model has labelled the soundscapes itself", self.trainer.step // self.trainer.per_epoch)

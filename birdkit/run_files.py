@@ -89,17 +89,19 @@ class RunFiles:
     learnt       hashes of whatever else is learnt from, by what it is
     seen         files whose labels the model is trained on
     seen_content  contents of these, as far as they are known, see birdkit.checkpoint.Checkpoint
+    pseudo       names and contents of those whose labels are pseudo-labels alone
     """
 
     def __init__(self, folder: Path, config: RunConfig, *, classes: Sequence[str], table_hash: str,
                  learnt: Mapping[str, str] | None = None, seen: Collection[str],
-                 seen_content: Collection[str] = ()) -> None:
+                 seen_content: Collection[str] = (), pseudo: Collection[str] = ()) -> None:
         self.folder = folder
         self.config = config
         self.classes = list(classes)
         self.table_hash = table_hash
         self.seen = list(seen)
         self.seen_content = list(seen_content)
+        self.pseudo = list(pseudo)
         self.learnt = dict(learnt or {})
         self.origin = {"config": identity(config), "training table": table_hash, **self.learnt}
 
@@ -151,7 +153,7 @@ class RunFiles:
     def write_checkpoint(self, name: str, model: Model, *, score: float, step: int, **info: Any) -> None:
         """Write a model, with the score that it was validated with, NaN for none, and further information."""
         checkpoint.save(self.folder / name, model, config=self.config, classes=self.classes,
-                        table_hash=self.table_hash, seen=self.seen, seen_content=self.seen_content,
+                        table_hash=self.table_hash, seen=self.seen, seen_content=self.seen_content, pseudo=self.pseudo,
                         score=None if math.isnan(score) else score,
                         info={"step": step, **info})
 

@@ -86,7 +86,8 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
             "recording_labels": recording_labels})
         trainer = _build_trainer(material, world)
         files = RunFiles(Path(out_dir), config, classes=classes, table_hash=material.table_hash,
-                         learnt=material.hashes, seen=material.seen, seen_content=material.seen_content)
+                         learnt=material.hashes, seen=material.seen, seen_content=material.seen_content,
+                         pseudo=material.pseudo)
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)

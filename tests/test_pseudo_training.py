@@ -55,6 +55,7 @@ def test_every_way_of_use_trains_to_its_end(way: str, tables: dict[str, pd.DataF
     assert result.finished and np.isfinite(result.history["loss"]).all()
     seen = checkpoint.load(result.best).seen
     assert "s1.wav" in seen and "s0.wav" not in seen  # of the validating split
+    assert checkpoint.load(result.best).pseudo == {"s1.wav"}
 
 
 def test_a_setting_of_pseudo_changes_what_is_learnt(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:

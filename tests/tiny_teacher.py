@@ -18,7 +18,7 @@ def tiny_run(*, clip_s: float = 2.0) -> RunConfig:
 
 
 def teacher(path: Path, run: RunConfig, *, seed: int = 0, seen: Sequence[str] = (), content: Sequence[str] = (),
-            classes: Sequence[str] = CLASSES, shift: float = 0.0) -> Path:
+            pseudo: Sequence[str] = (), classes: Sequence[str] = CLASSES, shift: float = 0.0) -> Path:
     """A checkpoint whose logits are spread, and moved by `shift`, trained on nothing."""
     torch.manual_seed(seed)
     model = build_model(run.model, run.frontend, len(classes)).train()
@@ -26,5 +26,6 @@ def teacher(path: Path, run: RunConfig, *, seed: int = 0, seen: Sequence[str] = 
         model.head.classifier.weight.mul_(10)  # type: ignore[union-attr, operator]
         model.head.classifier.bias.add_(shift)  # type: ignore[union-attr, operator]
         model(torch.randn(4, run.frontend.n_samples))
-    checkpoint.save(path, model.eval(), config=run, classes=classes, table_hash="t", seen=seen, seen_content=content)
+    checkpoint.save(path, model.eval(), config=run, classes=classes, table_hash="t", seen=seen, seen_content=content,
+                    pseudo=pseudo)
     return path

@@ -25,6 +25,9 @@ class LabelConfig:
     families      "all": every student learns from all teachers. "others": each from those of other backbones alone, by
                   a table without its own, pseudo_labels_r<round>_not_<backbone>.parquet: a network that learns from its
                   own kind repeats its mistakes (BirdCLEF 2026 seventeenth place: it made three of four worse)
+    out_of_fold   "all": a file is labelled by teachers that learnt nothing of it. "people": that learnt no label of a
+                  person; what they know from pseudo-labels they may label again, as in every round of the BirdCLEF 2025
+                  first place. The second place labelled out of fold from its third round on
     batch_size    clips that go through a network at once: more of them keep a GPU busy
     precision     "f32" or "bf16"
     floor         probabilities below this are written as 0, in [0, 1] (BirdCLEF 2025 second place: 0.1); what training
@@ -44,6 +47,7 @@ class LabelConfig:
     clip_step_s: float | None = None
     mean: str = MEANS[0]
     families: str = "all"
+    out_of_fold: str = "all"
     batch_size: int | None = None
     precision: str | None = None
     floor: float = 0.0
@@ -55,6 +59,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         one_of("labelling.mean", self.mean, MEANS)
         one_of("labelling.families", self.families, ("all", OTHERS))
+        one_of("labelling.out_of_fold", self.out_of_fold, ("all", "people"))
         if self.precision is not None:
             one_of("labelling.precision", self.precision, ("f32", "bf16"))
         in_unit("labelling.floor", self.floor)

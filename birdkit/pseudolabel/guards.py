@@ -27,9 +27,13 @@ class Teacher:
         """Any of them, for what they have in common."""
         return self.predictors[0]
 
-    def saw(self, name: str, content: str) -> bool:
-        """Whether it was trained on a file's labels, or on a copy of the file under another name."""
-        return name in self.one.seen or content in self.one.seen_content
+    def saw(self, name: str, content: str, *, by_people: bool = False) -> bool:
+        """Whether it was trained on a file's labels, or on a copy of the file under another name.
+
+        by_people  True asks for labels of people alone
+        """
+        seen = {name} & self.one.seen | {content} & self.one.seen_content
+        return bool(seen - self.one.pseudo if by_people else seen)
 
     def one_clip_s(self) -> float:
         """The longest file in all windows of which it rightly hears the same: a single clip that is not divided.

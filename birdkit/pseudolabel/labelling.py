@@ -114,7 +114,8 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str], *, 
     columns = tuple(dict.fromkeys(name for one in chosen for name in one.one.classes)) if classes is None else classes
     labeller = _Labeller(chosen, config, tuple(columns), Path(root or ""), window_s=config.window_s or window_s,
                          round=round, backend=backend, progress=progress)
-    groups = _unseen(names, chosen, labeller.contents(names, contents or {}, path))
+    groups = _unseen(names, chosen, labeller.contents(names, contents or {}, path),
+                     by_people=config.out_of_fold == "people")
     seen_by_all = groups.pop((), [])
     if seen_by_all:
         what = f"{len(seen_by_all)} of {len(names)} soundscapes were seen in training by every teacher"
@@ -256,13 +257,13 @@ def _threshold(probabilities: np.ndarray, config: LabelConfig) -> tuple[np.ndarr
     return kept, np.where(probabilities < np.float32(config.floor), np.float32(0), probabilities)[kept]
 
 
-def _unseen(names: Sequence[str], teachers: Sequence[Teacher],
-            contents: Mapping[str, str]) -> dict[tuple[int, ...], list[str]]:
-    """The files by the teachers that were not trained on them."""
+def _unseen(names: Sequence[str], teachers: Sequence[Teacher], contents: Mapping[str, str], *,
+            by_people: bool) -> dict[tuple[int, ...], list[str]]:
+    """The files by the teachers that were not trained on them, or not on what people said of them."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name in names:
         content = contents.get(name, "")
-        members = tuple(index for index, one in enumerate(teachers) if not one.saw(name, content))
+        members = tuple(index for index, one in enumerate(teachers) if not one.saw(name, content, by_people=by_people))
         groups.setdefault(members, []).append(name)
     return groups
 

@@ -35,7 +35,7 @@ def babych2025() -> Recipe:
         train__workers=4, inference__clip_step_s=10.0, inference__postprocess=(member("smooth"),))
     return Recipe(config, splits=(0, 1, 2, 3, 4), rounds=4, by_round=POWERS, later={
         "augment__wave": (member("or_mixup", p=0.5), member("soundscape_mix", p=1.0)), "model__drop_path": 0.15,
-        "train__epochs": 30})
+        "train__epochs": 30, "labelling__out_of_fold": "people"})
 
 
 def sydorskyi2025() -> Recipe:
