@@ -109,7 +109,9 @@ def test_nothing_is_left_when_this_process_is_stopped(tmp_path: Path, number: si
             f"child = subprocess.Popen([sys.executable, '-S', '-c', {child!r}], stdout=subprocess.PIPE)\n"
             "child.stdout.readline()\nprint(os.getpid(), child.pid, flush=True)\ntime.sleep(60)")
     script, log = tmp_path / "parent.py", tmp_path / "a.log"
-    script.write_text("import sys\nfrom pathlib import Path\nfrom birdkit.jobs import Job, run_jobs\n"
+    # Where the tests run in a shell's background, that ignores Ctrl-C, and so would this process.
+    script.write_text("import signal, sys\nfrom pathlib import Path\nfrom birdkit.jobs import Job, run_jobs\n"
+                      "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
                       f"run_jobs([Job('a', [sys.executable, '-S', '-c', {code!r}], Path({str(log)!r}))])")
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
     until_s = time.monotonic() + PATIENCE_S
