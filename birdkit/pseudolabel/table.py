@@ -139,7 +139,8 @@ def stream(path: Path | str) -> Iterator[pd.DataFrame]:
     """
     rest: pd.DataFrame | None = None
     with pq.ParquetFile(path) as table:
-        for batch in table.iter_batches(batch_size=GROUP_ROWS):
+        # pyarrow 18, Kaggle's, cannot go through a table without rows.
+        for batch in table.iter_batches(batch_size=GROUP_ROWS) if table.num_row_groups else ():
             rows = batch.to_pandas() if rest is None else pd.concat([rest, batch.to_pandas()], ignore_index=True)
             *whole, rest = (part for _, part in rows.groupby("file", sort=False))
             yield from whole
