@@ -21,7 +21,7 @@ from birdkit import checkpoint
 from birdkit.config import LabelConfig, RunConfig
 from birdkit.settings import from_dict, replace, to_dict
 
-# Settings of where and how often, and of what is done after a training, which change no weight but for rounding.
+# Settings of where and how often, which change no weight but for rounding.
 INDIFFERENT = {"train__workers": 0, "train__threads": 0, "train__save_every_s": 0.0, "train__session_s": 0.0}
 
 

@@ -40,8 +40,8 @@ def rounds_picture(rounds: Sequence[Round]) -> Picture:
     figure = Picture(figsize=(8.0, 3.2), layout="constrained")
     if not rounds:
         axes = figure.add_subplot()
-        axes.text(0.5, 0.5, "no student of round 0 has finished that validates:\nthere is nothing to compare",
-                  ha="center", va="center")
+        axes.text(0.5, 0.5, "nothing to compare yet: no finished student of round 0 validates,\n"
+                  "or rounds have no split in common", ha="center", va="center")
         axes.set_axis_off()
         return figure
     scores, gains = figure.subplots(1, 2)

@@ -134,12 +134,17 @@ def write_rounds(rounds: Sequence[Round], path: Path) -> None:
 def update_rounds(work: Workspace) -> list[Round]:
     """Write the rounds.csv of a work folder, and say what the last round brought; the rounds.
 
-    None, and nothing is written, while no student of round 0 has finished that validates.
+    None, and nothing is written, while no student of round 0 has finished that validates, or where rounds cannot be
+    compared, such as those of different splits; that is logged, for the training before it was not in vain.
     """
     if not _n_rounds([work]):
         log.info("no student of round 0 has finished that validates: no %s yet", ROUNDS)
         return []
-    rounds = read_rounds(work)
+    try:
+        rounds = read_rounds(work)
+    except (FileNotFoundError, ValueError) as error:
+        log.warning("no %s: %s", ROUNDS, error)
+        return []
     write_rounds(rounds, work.path(ROUNDS))
     log.info("%s", rounds[-1])
     return rounds

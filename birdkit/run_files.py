@@ -132,7 +132,7 @@ class RunFiles:
         if not path.is_file():
             return None
         state = torch.load(path, map_location="cpu", weights_only=True)
-        others = [name for name, value in self.origin.items() if state["origin"].get(name) != value]
+        others = [name for name, value in self.origin.items() if state["origin"].get(name, "") != value]
         if others:
             raise ValueError(f"{path} belongs to a run with another {' and another '.join(others)}; choose another "
                              "folder, or delete this one")
