@@ -84,13 +84,33 @@ def run_table(table: Table, competition_dir: Path | str, work_dir: Path | str, *
     _check_exam(wanted, configs)
     make_audit(table, competition, work)
     done = {str(trial) for trial in wanted if _is_done(trial, configs[str(trial)])}
-    todo = [trial for trial in wanted if str(trial) not in done and (not only or trial.name in only)]
-    outcomes: Sequence[Outcome] = ()
+    todo = [trial for trial in wanted if str(trial) not in done and (not only or trial.asked in only)]
+    outcomes: list[Outcome] = []
     if jobs and todo:
         log.info("%d of %d trainings are done; training %d, %d at a time", len(done), len(wanted), len(todo), jobs)
-        waiting = [Job(str(trial), trial.run.command(), trial.run.folder / LOG) for trial in todo]
-        outcomes = run_jobs(waiting, places(jobs), label=table.name, progress=progress)
+        for depth in sorted({trial.depth for trial in todo}):
+            outcomes += _run_depth([trial for trial in todo if trial.depth == depth], jobs, table.name, progress)
     return _report(table, wanted, work / "compare" / f"{table.name}.csv", tuple(outcomes))
+
+
+def _run_depth(todo: Sequence[Trial], jobs: int, name: str, progress: bool) -> list[Outcome]:
+    """Label for trainings that wait for nothing else any more, and train them; those without labels are left out."""
+    waiting = {trial.labels.table: trial for trial in todo if trial.labels and _teachers_are_there(trial)}
+    labelling = [Job(f"labels of {trial}", trial.labels.command(), path.with_suffix(".log"))
+                 for path, trial in waiting.items() if trial.labels]
+    outcomes = run_jobs(labelling, places(jobs), label=f"{name}: labels", progress=progress) if labelling else []
+    labelled = {path for path, outcome in zip(waiting, outcomes, strict=True) if not outcome.status}
+    training = [Job(str(trial), trial.run.command(), trial.run.folder / LOG) for trial in todo
+                if not trial.labels or trial.labels.table in labelled]
+    return [*outcomes, *(run_jobs(training, places(jobs), label=name, progress=progress) if training else [])]
+
+
+def _teachers_are_there(trial: Trial) -> bool:
+    """Whether everything that labels for a training has been trained; what has not is said."""
+    missing = [str(path) for path in trial.labels.teachers if not Path(path).is_file()] if trial.labels else []
+    if missing:
+        log.warning("%s waits for %s", trial, ", ".join(missing))
+    return not missing
 
 
 def make_audit(table: Table, competition_dir: Path, work_dir: Path) -> None:
@@ -189,7 +209,8 @@ def _report(table: Table, wanted: Sequence[Trial], csv: Path, outcomes: tuple[Ou
             missing.append(trial)
     if not done:
         return Report(table, None, pd.DataFrame(), tuple(missing), outcomes, csv)
-    comparison = compare({name: done[name] for name in table.runs if name in done}, table.baseline)
+    names = dict.fromkeys(trial.name for trial in wanted)
+    comparison = compare({name: done[name] for name in names if name in done}, table.baseline)
     rows = tabulate(comparison).set_index("run")
     rows["seconds"] = [sum(seconds[name]) / len(seconds[name]) for name in rows.index]
     rows["epochs"] = [max(one.origin["config"]["train"]["epochs"] for one in done[name].values())

@@ -138,7 +138,7 @@ class Workspace:
     def pseudo_labels_path(self, round: int, *, without: str = "") -> Path:
         """Where the pseudo-labels that round `round` trains on are written; those of all teachers, or of a student's
         that shall not learn from one family of them."""
-        return self.folder / f"pseudo_labels_r{round}{f'_not_{without}' if without else ''}.parquet"
+        return self.folder / pseudo_labels_name(round, without=without)
 
     def recording_labels_path(self, round: int) -> Path:
         """Where what round `round`'s teachers say of the train recordings is written."""
@@ -227,6 +227,15 @@ class Deadline:
     def exceeded(self) -> bool:
         """True from the deadline on."""
         return self.remaining() <= 0
+
+
+def pseudo_labels_name(round: int, *, without: str = "") -> str:
+    """The name of a table of pseudo-labels; `without` as for `Workspace.pseudo_labels_path`.
+
+    >>> pseudo_labels_name(2)
+    'pseudo_labels_r2.parquet'
+    """
+    return f"pseudo_labels_r{round}{f'_not_{without}' if without else ''}.parquet"
 
 
 def _existing(folder: str | Path) -> Path:

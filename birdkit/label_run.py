@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from birdkit import checkpoint, kaggle, profiles, pseudolabel, recipes, report_labels
 from birdkit.config import OTHERS, LabelConfig, ModelConfig
 from birdkit.pseudolabel import Trust
-from birdkit.settings import from_dict, with_settings
+from birdkit.settings import as_arguments, from_dict, with_settings
 from birdkit.tables import contents_of
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,15 @@ class LabelRun:
     def table(self) -> Path:
         """Where the labels go."""
         return self.out or kaggle.Workspace(self.work_dir).pseudo_labels_path(self.round)
+
+    def command(self) -> list[str]:
+        """The command that labels this in a process of its own."""
+        command = [sys.executable, "-m", "birdkit", "label", str(self.competition_dir), str(self.work_dir), "--round",
+                   str(self.round), "--recipe", self.recipe, "--device", self.device]
+        for option, paths in (("--teachers", self.teachers), ("--files", self.files),
+                              ("--root", [self.root] if self.root else []), ("--out", [self.out] if self.out else [])):
+            command += [option, *map(str, paths)] if paths else []
+        return command + as_arguments(self.changes)
 
 
 @dataclass(frozen=True)

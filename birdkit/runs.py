@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import sys
@@ -19,7 +18,7 @@ from birdkit import kaggle, material, profiles, pseudolabel, recipes, training
 from birdkit.config import OTHERS, RunConfig
 from birdkit.jobs import Job, check_outcomes, run_jobs
 from birdkit.run_files import COLUMNS, HISTORY
-from birdkit.settings import with_settings
+from birdkit.settings import as_arguments, with_settings
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +106,7 @@ class Run:
         for option, path in (("--out", self.out_dir), ("--pseudo-labels", self.pseudo_labels),
                              ("--resume-from", self.resume_from)):
             command += [option, str(path)] if path else []
-        if self.changes:
-            command += ["--set", *(f"{setting}={json.dumps(value)}" for setting, value in self.changes.items())]
+        command += as_arguments(self.changes)
         if self.noise:
             command += ["--noise", *(f"{name}={folder}" for name, folder in self.noise.items())]
         return command

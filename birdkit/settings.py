@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -112,3 +113,12 @@ def with_settings(config: T, settings: Mapping[str, Any]) -> T:
             raise ValueError(f"{setting!r} is no setting of {type(config).__name__}")
         inner[last] = to_dict(value)
     return from_dict(type(config), values)
+
+
+def as_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the commands take them, such as `birdkit train --set`; nothing for none.
+
+    >>> as_arguments({"train__epochs": 5, "model__backbone": "resnet34"})
+    ['--set', 'train__epochs=5', 'model__backbone="resnet34"']
+    """
+    return ["--set", *(f"{name}={json.dumps(value)}" for name, value in settings.items())] if settings else []

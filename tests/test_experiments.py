@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from birdkit import cli, experiments, report_compare, synthesis
+from birdkit import checkpoint, cli, experiments, pseudolabel, report_compare, synthesis
 from birdkit.comparison import Validated, compare
 from birdkit.config import RunConfig
 from birdkit.experiments import differences, run_table
@@ -236,3 +236,24 @@ def test_the_picture_shows_every_run_and_the_floor(finished: Path, competition: 
     assert any(values == pytest.approx(tuple(score - base for score in row.trainings.values())) for values in dots)
     band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (band.x0, band.x1) == pytest.approx((-report.comparison.floor, report.comparison.floor))
+
+
+def test_rounds_go_on_from_their_own_students(work: Path, competition: Path, started: list[str]) -> None:
+    """Labelled and trained in order, each once; a round whose teachers are missing waits, and what is done is kept."""
+    table = dataclasses.replace(TABLE, runs={"as_is": {}, "half": {"round": 1}}, seeds=(0,), rounds=2,
+                                changes={**SHORT, "labelling__out_of_fold": "people"})
+    teacher = work / "compare" / "trial" / "as_is" / "split0_seed0" / "best.safetensors"
+    hidden = teacher.rename(teacher.with_suffix(".hidden"))
+    report = run_table(table, competition, work)
+    assert started == [] and [trial.name for trial in report.missing] == ["half_r1", "half_r2"]
+    hidden.rename(teacher)
+    report = run_table(table, competition, work)
+    assert started == ["labels of half_r1/split0_seed0", "half_r1/split0_seed0", "labels of half_r2/split0_seed0",
+                       "half_r2/split0_seed0"]
+    assert not report.missing and report.comparison is not None
+    assert [row.run for row in report.comparison.rows] == ["as_is", "half_r1", "half_r2"]
+    tables = [work / "compare" / "trial" / "half_seed0" / f"pseudo_labels_r{round}.parquet" for round in (1, 2)]
+    hashes = [pseudolabel.provenance(path)["teachers"][0]["hash"] for path in tables]
+    assert hashes[0] == checkpoint.load(teacher).hash != hashes[1]
+    started.clear()
+    assert repr(run_table(table, competition, work)) == repr(report).replace(repr(report.outcomes), "()") and not started

@@ -95,3 +95,35 @@ def test_seed_0_is_the_notebooks_run_and_no_two_seeds_meet() -> None:
         if trial.seed == 0:
             assert trial.run.changes["seed"] == recipes.get("small").run(trial.run.round, trial.split).seed
     assert len({trial.run.changes["seed"] for trial in wanted}) == len(wanted)
+
+
+def test_a_table_over_rounds_labels_with_its_own_students(tmp_path: Path) -> None:
+    """Round 1 learns from the baseline of the same seed and every later one from the round before, never from another
+    seed's: else the seeds would not be three proofs but one."""
+    table = Table("t", "tiny", "a", {"a": {}, "b": {"round": 1, "train__epochs": 3}}, seeds=(0, 2), splits=(0, 1),
+                  rounds=2)
+    wanted = {str(trial): trial for trial in trials(table, Path("in"), Path("work"))}
+    assert [name for name in wanted if "seed2" in name] == [
+        f"{name}/split{split}_seed2" for split in (0, 1) for name in ("a", "b_r1", "b_r2")]
+    last = wanted["b_r2/split1_seed2"]
+    assert (last.asked, last.depth, last.run.round) == ("b", 2, 2) and wanted["a/split0_seed0"].labels is None
+    assert last.labels is not None and last.labels.table == last.run.pseudo_labels
+    assert last.labels.table == Path("work/compare/t/b_seed2/pseudo_labels_r2.parquet")
+    assert last.labels.teachers == [Path(f"work/compare/t/b_r1/split{split}_seed2/best.safetensors")
+                                    for split in (0, 1)]
+    first = wanted["b_r1/split0_seed0"].labels
+    assert first is not None and first.teachers[0] == Path("work/compare/t/a/split0_seed0/best.safetensors")
+    assert last.labels.changes["train__epochs"] == 3 and last.run.changes["train__epochs"] == 3
+    command = last.labels.command()
+    assert command[3:6] == ["label", "in", "work"] and command[command.index("--round") + 1] == "2"
+    assert command[command.index("--out") + 1] == str(last.labels.table)
+    assert len({trial.run.changes["seed"] for trial in wanted.values()}) == len(wanted)
+
+
+@pytest.mark.parametrize("runs", [{"a": {"round": 1}, "b": {}}, {"a": {}, "b": {"round": 2}},
+                                  {"a": {}, "b": {"round": 1, "pseudo_labels": "x.parquet"}}])
+def test_rounds_that_could_not_begin_are_refused(runs: dict[str, dict[str, object]]) -> None:
+    """A baseline with pseudo-labels, a run that skips a round, and labels from elsewhere would compare something
+    else."""
+    with pytest.raises(ValueError, match="rounds = 3 asks for a baseline of round 0"):
+        Table("t", "tiny", "a", runs, rounds=3)
