@@ -35,8 +35,10 @@ from birdkit.training import BEST
 log = logging.getLogger(__name__)
 
 # What may differ between two configs without another result.
-IMMATERIAL = ("name", "labelling.", "distil.teacher", "distil.labels",
+IMMATERIAL = ("name", "distil.teacher", "distil.labels",
               *(setting.replace("__", ".") for setting in INDIFFERENT))
+# What only matters to a run that labels for itself.
+OF_LABELLING = "labelling."
 # What decides who validates on what.
 EXAM = ("year", "n_splits", "splitting.", "validation.", "frontend.sample_rate_hz")
 
@@ -132,16 +134,18 @@ def make_audit(table: Table, competition_dir: Path, work_dir: Path) -> None:
                          "folder")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, labels_itself: bool = False) -> list[str]:
     """The settings in which two configs, as dicts, differ with a consequence: "train.epochs 5, now 10".
 
-    A setting that one of them does not have yet has its default there.
+    A setting that one of them does not have yet has its default there. How soundscapes are labelled only counts where
+    the run `labels_itself`: else its pseudo-labels are what they are.
     """
+    ignored = IMMATERIAL if labels_itself else (*IMMATERIAL, OF_LABELLING)
     default = _flat(to_dict(RunConfig()))
     one, two = _flat(old), _flat(new)
     named = {name: (one.get(name, default.get(name)), two.get(name, default.get(name))) for name in {**one, **two}}
     return [f"{name} {before!r}, now {now!r}" for name, (before, now) in named.items()
-            if before != now and not name.startswith(IMMATERIAL)]
+            if before != now and not name.startswith(ignored)]
 
 
 def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -190,7 +194,8 @@ def _is_done(trial: Trial, config: RunConfig) -> bool:
                              "train it again")
     elif (trial.run.folder / BEST).is_file():
         old = checkpoint.read_info(trial.run.folder / BEST)["config"]
-    if old is not None and (changed := differences(old, to_dict(config))):
+    labels_itself = trial.labels is not None or config.pseudo.relabel_every > 0
+    if old is not None and (changed := differences(old, to_dict(config), labels_itself=labels_itself)):
         raise ValueError(f"{trial.run.folder} was trained with {'; '.join(changed)}; delete the folder to train it "
                          "again, or give the run another name")
     return finished

@@ -203,6 +203,9 @@ def test_settings_that_change_no_result_and_those_that_are_new_do_not_count() ->
     assert differences(older, config) == []
     assert set(differences(older, to_dict(replace(RunConfig(), train__schedule="restarts", seed=3)))) == {
         "train.schedule 'cosine', now 'restarts'", "seed 0, now 3"}
+    finer = to_dict(replace(RunConfig(), labelling__stride_s=2.5))
+    assert differences(config, finer) == []
+    assert differences(config, finer, labels_itself=True) == ["labelling.stride_s None, now 2.5"]
 
 
 def test_text_and_markdown_say_the_same(finished: Path, competition: Path) -> None:
@@ -258,3 +261,6 @@ def test_rounds_go_on_from_their_own_students(work: Path, competition: Path, sta
     started.clear()
     again = run_table(table, competition, work)
     assert repr(again.comparison) == repr(report.comparison) and started == []
+    other = dataclasses.replace(table, changes={**table.changes, "labelling__stride_s": 2.5})
+    with pytest.raises(ValueError, match=r"half_r1/split0_seed0 was trained with labelling.stride_s .*, now 2.5"):
+        run_table(other, competition, work)
