@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from birdkit import postprocess
+from birdkit import blending, postprocess
 from birdkit.audio import AudioError
-from birdkit.config import MEANS
+from birdkit.config import MEANS, Member
 from birdkit.config.base import one_of
 from birdkit.output import SEDOutput
 from birdkit.pace import Clock, Pace, one_thread
@@ -37,7 +37,6 @@ __all__ = ["Ensemble", "Heard", "PredictionError", "Predictions", "Predictor", "
 log = logging.getLogger(__name__)
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
-LEAST_PROBABILITY = 1e-7  # float32 knows no more about a probability near one
 
 
 class PredictionError(RuntimeError):
@@ -58,12 +57,27 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """What the predictors of an ensemble hear in one soundscape, each alone.
+
+    apart       (P, W, K) float32, after what each predictor does to its own windows and before anything that is done to
+                all; NaN in classes in which it has no say, and where it was left out because time was short
+    calls       (W,) probability of a call, 1 without a gate
+    duration_s  length of the soundscape
+    """
+
+    name: str
+    apart: np.ndarray
+    calls: np.ndarray
+    duration_s: float
+
+
+@dataclass(frozen=True)
 class Heard:
     """What an ensemble hears in one soundscape.
 
     probabilities  (W, K) float32
-    apart          (P, W, K) float32 what each predictor hears alone, before post-processing, NaN in classes that it
-                   does not know; without predictors, (0, W, K), where nobody asked for it
+    apart          (P, W, K) float32 as `Apart` has it; without predictors, (0, W, K), where nobody asked for it
     duration_s     length of the soundscape
     """
 
@@ -76,8 +90,8 @@ class Heard:
 def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, window_s: float,
             root: Path | str | None = None, weights: Sequence[float] | None = None,
             classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
-            stride_s: float | None = None, mean: str = MEANS[0], progress: bool = True,
-            deadline: Clock | None = None, workers: int = 0) -> Predictions:
+            stride_s: float | None = None, mean: str = MEANS[0], members: Sequence[Member] | None = None,
+            progress: bool = True, deadline: Clock | None = None, workers: int = 0) -> Predictions:
     """Predict every window of soundscape files with an ensemble. Constant memory but for the rows.
 
     A file that cannot be read goes to `faults` with the reason and costs nothing else.
@@ -93,8 +107,9 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
               None nothing is gated. With "none" gates are not used; anything else without one is an error
     stride_s  from the start of one window to the next; None for window_s, windows that follow each other. The last one
               is the first that reaches the end
-    mean      of what the predictors say of a window, one of birdkit.config.MEANS: of "probabilities", or of their
-              "logits", in which one sure predictor outweighs several that only suspect
+    mean      how what the predictors say of a window becomes one, a name in birdkit.blending.BLENDS. "rank" and
+              "histogram" keep every predictor's rows until the last file is predicted
+    members   of birdkit.postprocess, done to what is blended; None for what the first predictor's config says
     deadline  when time grows short predictors are left out from the end of the list, and when it is up the remaining
               files go to `faults`. Gates stay: files with and without one could not be compared
     workers   threads that read and transform ahead, 0 for one per core, at most four
@@ -107,7 +122,7 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
         raise ValueError(f"files named twice: {sorted({name for name in names if names.count(name) > 1})[:3]}")
     folder = Path(root) if root is not None else Path()
     ensemble = Ensemble(predictors, window_s=window_s, weights=weights, classes=classes, gates=gates, gate=gate,
-                        stride_s=stride_s, mean=mean)
+                        stride_s=stride_s, mean=mean, members=members)
     bar = tqdm(names, desc="predict", unit="file", disable=not progress, mininterval=1.0)
     return ensemble.run(((name, lambda name=name: SoundscapeFile(folder / name)) for name in bar),  # type: ignore[misc]
                         len(names), deadline=deadline, workers=workers)
@@ -151,10 +166,11 @@ class Ensemble:
 
     def __init__(self, predictors: Sequence[Predictor], *, window_s: float, weights: Sequence[float] | None = None,
                  classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
-                 stride_s: float | None = None, mean: str = MEANS[0]) -> None:
+                 stride_s: float | None = None, mean: str = MEANS[0],
+                 members: Sequence[Member] | None = None) -> None:
         if not predictors:
             raise ValueError("no predictors: nothing can be predicted")
-        one_of("mean", mean, MEANS)
+        one_of("mean", mean, tuple(blending.BLENDS))
         if stride_s is not None and not stride_s > 0:
             raise ValueError(f"stride_s = {stride_s} must be above 0")
         self.mean = mean
@@ -166,8 +182,8 @@ class Ensemble:
             raise ValueError(f"weights {self.weights} must be {len(predictors)} numbers >= 0, not all 0")
         known = dict.fromkeys(name for predictor in predictors for name in predictor.classes)
         self.classes = tuple(known if classes is None else classes)
-        # (predictors, K): the weight of each predictor in each class, 0 where it does not know the class
-        self.shares = np.array([[weight * (name in predictor.classes) for name in self.classes]
+        # (predictors, K): the weight of each predictor in each class, 0 where it has no say
+        self.shares = np.array([[weight * (name in predictor.speaks_for) for name in self.classes]
                                 for predictor, weight in zip(predictors, self.weights, strict=True)])
         nobody = [name for name, total in zip(self.classes, self.shares.sum(0), strict=True) if total <= 0]
         if nobody:
@@ -175,6 +191,8 @@ class Ensemble:
         # Fewer predictors than this would leave a class without anyone who knows it.
         self.least = 1 + int((np.cumsum(self.shares, axis=0) > 0).all(1).argmax())
         self.settings = self.predictors[0].config.inference
+        self.members = self.settings.postprocess if members is None else tuple(members)
+        postprocess.check_members(self.members)
         self.how = gate or ("none" if gates is None else self.settings.gate)
         self.gates = _checked_gates(gates or (), self.how)
         self.makers = {one.view: one for one in reversed([*self.predictors, *self.gates])}
@@ -186,8 +204,16 @@ class Ensemble:
         n_soundscapes  how many there are, for the share of the time each may take; needed with a deadline
         """
         faults: dict[str, str] = {}
-        heard = self.stream(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers)
-        return self._table([(one.name, one.probabilities) for one in heard], faults)
+        apart = self._listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers)
+        if not blending.needs_all_rows(self.mean):
+            return self._table([(one.name, self._joined(one)) for one in apart], faults)
+        every = list(apart)
+        if not every:
+            return self._table([], faults)
+        ends = np.cumsum([len(one.calls) for one in every])
+        blended = blending.blend(np.concatenate([one.apart for one in every], axis=1), self.shares, self.mean)
+        return self._table([(one.name, self._finished(one, rows))
+                            for one, rows in zip(every, np.split(blended, ends[:-1]), strict=True)], faults)
 
     def stream(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
                faults: dict[str, str], apart: bool = False, deadline: Clock | None = None,
@@ -196,7 +222,17 @@ class Ensemble:
 
         faults  soundscapes that cannot be predicted are entered with the reason, as they are met
         apart   True also says what each predictor hears alone
+
+        Raises ValueError for a way of blending that needs the rows of all soundscapes, which only `run` has.
         """
+        if blending.needs_all_rows(self.mean):
+            raise ValueError(f"mean = {self.mean!r} needs the rows of all soundscapes, but one is asked for at a time")
+        for one in self._listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers):
+            yield Heard(one.name, self._joined(one), one.apart if apart else one.apart[:0], one.duration_s)
+
+    def _listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
+                faults: dict[str, str], deadline: Clock | None, workers: int) -> Iterator[Apart]:
+        """What each predictor hears in one soundscape after the other."""
         pace = Pace(n_soundscapes, len(self.predictors), self.least, deadline)
         outputs: list[list[SEDOutput]] = []
         heard: list[list[SEDOutput]] = []
@@ -222,9 +258,9 @@ class Ensemble:
                 joined = {view: np.concatenate([part[view] for part in starts]) for view in starts[0]}
                 whole, calls = ([join_outputs(parts) for parts in some] for some in (outputs, heard))
                 with one_thread():
-                    combined, single = self._combine(piece, whole, calls, joined, apart)
+                    one_by_one = self._apart(piece, whole, calls, joined)
                 pace.soundscape_done()
-                yield Heard(piece.name, combined, single, piece.soundscape.duration_s)
+                yield one_by_one
 
     def _pieces(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], faults: dict[str, str], pace: Pace,
               workers: int) -> Iterator[Piece]:
@@ -265,48 +301,48 @@ class Ensemble:
             prepared[view] = predictor.images(soundscape.clips(rate_hz, starts, view.frontend.n_samples)), starts
         return prepared
 
-    def _combine(self, piece: Piece, outputs: list[SEDOutput], heard: list[SEDOutput],
-                 starts: dict[View, np.ndarray], apart: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The weighted mean of the predictors' window probabilities, gated and post-processed, (W, K) float32; and
-        what each of them hears, as `Heard` has it."""
+    def _apart(self, piece: Piece, outputs: list[SEDOutput], heard: list[SEDOutput],
+               starts: dict[View, np.ndarray]) -> Apart:
+        """The window probabilities of each predictor, in the ensemble's columns, and of the call detectors' mean."""
         rate_hz = self.predictors[0].config.frontend.sample_rate_hz
         windows = n_windows(piece.soundscape.n_samples(rate_hz), self.window_s * rate_hz,
                             least_samples=LEAST_WINDOW_S * rate_hz, stride_samples=self.stride_s * rate_hz)
 
         def of_windows(one: Predictor, output: SEDOutput) -> np.ndarray:
             n_samples = piece.soundscape.n_samples(one.config.frontend.sample_rate_hz)
-            return one.window_probabilities(output, starts[one.view], n_samples, windows, self.window_s,
-                                            stride_s=self.stride_s)
+            values = one.window_probabilities(output, starts[one.view], n_samples, windows, self.window_s,
+                                              stride_s=self.stride_s)
+            faulty = np.count_nonzero(~np.isfinite(values))
+            if faulty:
+                raise PredictionError(f"{piece.name}: {faulty} of {values.size} probabilities are not finite, from "
+                                      f"predictors {one.hash[:12] or one.config.name}")
+            if not one.postprocess:
+                return values
+            return postprocess.apply(np.clip(values, 0, 1), one.postprocess, classes=one.classes, file=piece.name)
 
-        total = np.zeros((windows, len(self.classes)))
-        single = np.full((len(outputs) if apart else 0, windows, len(self.classes)), np.nan, np.float32)
+        apart = np.full((len(self.predictors), windows, len(self.classes)), np.nan, np.float32)
         column = {name: index for index, name in enumerate(self.classes)}
-        for index, (predictor, output) in enumerate(zip(self.predictors, outputs, strict=False)):
-            values, share = of_windows(predictor, output), self.shares[index]
-            pairs = [(own, column[name]) for own, name in enumerate(predictor.classes) if name in column]
-            own, into = (list(side) for side in zip(*pairs, strict=True)) if pairs else ([], [])
-            known = values[:, own]
-            total[:, into] += share[into] * (_logit(known) if self.mean == "logits" else known)
-            if apart:
-                single[index][:, into] = known
-        total /= self.shares[:len(outputs)].sum(0)
-        if self.mean == "logits":
-            total = 1 / (1 + np.exp(-total))
+        for into, predictor, output in zip(apart, self.predictors, outputs, strict=False):
+            pairs = [(column[name], own) for own, name in enumerate(predictor.classes)
+                     if name in column and name in predictor.speaks_for]
+            values = of_windows(predictor, output)
+            for to, own in pairs:
+                into[:, to] = values[:, own]
         calls = np.ones(windows)
         if self.gates:
             calls = np.average([of_windows(one, output)[:, 0] for one, output in zip(self.gates, heard, strict=True)],
                                axis=0, weights=[one.share for one in self.gates])
-        faulty = np.count_nonzero(~np.isfinite(total)) + np.count_nonzero(~np.isfinite(calls))
-        if faulty:
-            everyone = [*zip(self.predictors, outputs, strict=False), *zip(self.gates, heard, strict=True)]
-            broken = [one.hash[:12] or one.config.name for one, output in everyone
-                      if not bool(output.segment_logits.isfinite().all())]
-            asked = total.size + calls.size * bool(self.gates)
-            raise PredictionError(f"{piece.name}: {faulty} of {asked} probabilities are not finite, from "
-                                  f"predictors {', '.join(broken) or 'unknown'}")
-        gated = postprocess.gate(np.clip(total, 0, 1), np.clip(calls, 0, 1), how=self.how,
+        return Apart(piece.name, apart, calls, piece.soundscape.duration_s)
+
+    def _joined(self, one: Apart) -> np.ndarray:
+        """The probabilities of one soundscape's windows, (W, K) float32, blended by a way that needs no others."""
+        return self._finished(one, blending.blend(one.apart, self.shares, self.mean))
+
+    def _finished(self, one: Apart, blended: np.ndarray) -> np.ndarray:
+        """What is blended, gated and post-processed, (W, K) float32."""
+        gated = postprocess.gate(np.clip(blended, 0, 1), np.clip(one.calls, 0, 1), how=self.how,
                                  threshold=self.settings.gate_threshold)
-        return postprocess.apply(gated, self.settings.postprocess).astype(np.float32), single
+        return postprocess.apply(gated, self.members, classes=self.classes, file=one.name).astype(np.float32)
 
     def _table(self, rows: list[tuple[str, np.ndarray]], faults: dict[str, str]) -> Predictions:
         counts = [len(values) for _, values in rows]
@@ -318,12 +354,6 @@ class Ensemble:
         if faults:
             log.warning("%d soundscapes could not be predicted, the first: %s", len(faults), next(iter(faults.items())))
         return Predictions(table, pd.DataFrame({"file": list(faults), "reason": list(faults.values())}, dtype=object))
-
-
-def _logit(probabilities: np.ndarray) -> np.ndarray:
-    """Logits in float64, no further from 0 than those of LEAST_PROBABILITY: a probability of 0 says no more."""
-    values = np.clip(probabilities.astype(float), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-    return np.log(values) - np.log1p(-values)
 
 
 def _checked_gates(gates: Sequence[Predictor], how: str) -> list[Predictor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from birdkit import checkpoint
-from birdkit.config import FrontEndConfig, RunConfig
+from birdkit.config import FrontEndConfig, Member, RunConfig
 from birdkit.export import TorchClassifier, export, has_openvino
 from birdkit.frontend import FrontEnd
 from birdkit.models.base import Model, lengthen
@@ -55,6 +55,8 @@ class Predictor:
     seen_content  their contents, as birdkit.audio.check has them, as far as the training tables said
     pseudo      names and contents of those of them whose labels were pseudo-labels alone
     share       weight in an ensemble: one model at several scales counts as one
+    speaks_for  classes in which it has a say there: all it knows, unless an ensemble's file says otherwise
+    postprocess  members of birdkit.postprocess that are done to its windows before they join those of others
 
     Raises ValueError where the front end is not the config's, or clip_step_s would leave audio that no clip hears.
     """
@@ -76,6 +78,8 @@ class Predictor:
         self.seen_content = seen_content
         self.pseudo = pseudo
         self.share = 1 / len(config.inference.scales)
+        self.speaks_for = frozenset(self.classes)
+        self.postprocess: tuple[Member, ...] = ()
         self.device = frontend.window.device
         clip_s, step_s = config.frontend.clip_s, config.inference.clip_step_s
         if step_s is not None and not 0 < step_s <= clip_s:

@@ -10,7 +10,7 @@ from birdkit.config.labelling import LabelConfig
 from birdkit.config.model import ModelConfig
 from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.training import AugmentConfig, DataConfig, TrainConfig
-from birdkit.postprocess import GATES
+from birdkit.postprocess import GATES, check_members
 
 POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
 
@@ -26,7 +26,9 @@ class InferenceConfig:
     pool         of what a window's probability is made, one of POOLS
     backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
     precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
-    postprocess  members of birdkit.postprocess, in order, applied per soundscape
+    postprocess  members of birdkit.postprocess, in order, applied per soundscape. What some need of a competition's
+                 files (groups of classes, counts, what was heard where) is filled in by birdkit.binding when a run is
+                 prepared, and stands in the checkpoint
     gate         what call detectors that are given to birdkit.inference.predict do to the probabilities before that:
                  "none", "multiply" or "threshold", see birdkit.postprocess.gate. Training's own validation has none
     gate_threshold  probability of a call from which "threshold" lets a window pass
@@ -45,6 +47,7 @@ class InferenceConfig:
     def __post_init__(self) -> None:
         one_of("pool", self.pool, POOLS)
         one_of("gate", self.gate, GATES)
+        check_members(self.postprocess)
         in_unit("gate_threshold", self.gate_threshold)
         one_of("backend", self.backend, ("auto", "openvino", "torch"))
         one_of("precision", self.precision, ("f32", "bf16"))
