@@ -18,11 +18,11 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 LAYERS = (
     "registry settings folding metrics comparison postprocess blending profiles kaggle windows jobs window_index",
     "config audio splits batch output ambience calls composition crops packed distributed filecache marks pace",
-    "frontend losses augmentations sampling presets recipes soundscapes optimisation",
+    "frontend losses augmentations sampling presets recipes soundscapes view optimisation",
     "models fingerprint",
     "checkpoint tables window_labels window_choice labelled_soundscapes recording_labels teacher_table audio_store "
     "sources feeding data",
-    "inference predictor export preprocess packing call_sources synthesis",
+    "inference listening predictor reading levels export preprocess packing call_sources synthesis",
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
     "pseudolabel submission",
     "runs label_run plan experiments rounds pipeline pictures report report_compare report_labels report_rounds "

@@ -19,7 +19,15 @@ POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.
 class InferenceConfig:
     """How a soundscape becomes window probabilities; the same in validation, pseudo-labelling and submission.
 
-    clip_step_s  time from one clip to the next, None for contiguous clips
+    clip_step_s  seconds from one clip to the next, None for contiguous clips. Below clip_s clips overlap, and what they
+                 say of the same segment is averaged (2025 first place: +0.002 to +0.003; 2.5 s by the fifth: +0.007)
+    clip_shifts_s  further grids of clips, each begun that much later, in seconds above 0 and below the step, and
+                 averaged in the same way (2024 fourth place: 2.5 s, +0.009; 2026 twelfth: +0.010)
+    window_shift  segments by which every window is also pooled earlier and later; its probability is the mean of the
+                 three ("delta shift", 2 in 2023's second and 2025's and 2026's first places). 0 for none; costs nearly
+                 nothing
+    doubled_context  True shows each `clip_step_s` of audio twice in one clip, once with what lies before it and once
+                 with what comes after: clip_s / 2 - clip_step_s seconds each (second seed, 2025: clips of 12 s every 5)
     scales       lengths of the clips the network sees, in clips of the front end: (1, 2, 4) also shows it images twice
                  and four times as long and averages the probabilities (2021 second place: 5, 10 and 20 s). Only for
                  networks that take images of any width
@@ -35,6 +43,9 @@ class InferenceConfig:
     """
 
     clip_step_s: float | None = None
+    clip_shifts_s: tuple[float, ...] = ()
+    window_shift: int = 0
+    doubled_context: bool = False
     scales: tuple[int, ...] = (1,)
     pool: str = "segments"
     batch_size: int = 12
@@ -51,6 +62,11 @@ class InferenceConfig:
         in_unit("gate_threshold", self.gate_threshold)
         one_of("backend", self.backend, ("auto", "openvino", "torch"))
         one_of("precision", self.precision, ("f32", "bf16"))
+        if self.window_shift < 0:
+            raise ValueError(f"window_shift = {self.window_shift} must be a number of segments from 0 on")
+        if self.doubled_context and (self.clip_step_s is None or self.scales != (1,)):
+            raise ValueError(f"doubled_context needs clip_step_s, the seconds that a clip shows twice, and one scale; "
+                             f"clip_step_s = {self.clip_step_s}, scales = {self.scales}")
         if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):
             raise ValueError(f"scales = {self.scales} must be different whole numbers from 1 on")
 
