@@ -1,6 +1,7 @@
 """A whole run, and what is done with its model: who validates, how soundscapes are predicted and scored."""
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from birdkit.config.base import Member, in_unit, one_of
@@ -10,7 +11,9 @@ from birdkit.config.labelling import LabelConfig
 from birdkit.config.model import ModelConfig
 from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.training import AugmentConfig, DataConfig, TrainConfig
+from birdkit.decisions import check as check_decision
 from birdkit.postprocess import GATES, check_members
+from birdkit.profiles import Competition, profile
 
 POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
 
@@ -40,6 +43,8 @@ class InferenceConfig:
     gate         what call detectors that are given to birdkit.inference.predict do to the probabilities before that:
                  "none", "multiply" or "threshold", see birdkit.postprocess.gate. Training's own validation has none
     gate_threshold  probability of a call from which "threshold" lets a window pass
+    decision     a member of birdkit.decisions: what makes heard or not heard of the probabilities of a whole submission
+                 or validation, where the year asks for that (2021, 2022). Default: half a label a row
     """
 
     clip_step_s: float | None = None
@@ -54,12 +59,14 @@ class InferenceConfig:
     postprocess: tuple[Member, ...] = ()
     gate: str = "none"
     gate_threshold: float = 0.5
+    decision: Member = field(default_factory=lambda: Member("labels_per_row", {"labels": 0.5}))
 
     def __post_init__(self) -> None:
         one_of("pool", self.pool, POOLS)
         one_of("gate", self.gate, GATES)
         check_members(self.postprocess)
         in_unit("gate_threshold", self.gate_threshold)
+        check_decision(self.decision)
         one_of("backend", self.backend, ("auto", "openvino", "torch"))
         one_of("precision", self.precision, ("f32", "bf16"))
         if self.window_shift < 0:
@@ -110,10 +117,27 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
+class TaskConfig:
+    """What only the competition's files can say of its task; birdkit.recipes.for_competition fills it in.
+
+    window_s      what a row of the submission is about; None, as in the two below, for what the profile of the year has
+    soundscape_s  length of a test file
+    metric        a name in birdkit.metrics.METRICS
+    scored        the classes that count in validation and submission; none for all. In 2022, 21 of 152
+    """
+
+    window_s: float | None = None
+    soundscape_s: float | None = None
+    metric: str | None = None
+    scored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides what one training run does; stored whole in its checkpoint.
 
     year        the competition profile
+    task        what the competition's files say beyond it
     split       the part of the cross-validation that validates; -1 trains on everything and validates on nothing
     round       0 is supervised; from 1 on pseudo-labels of the round before are used
     labelling   how teachers make those
@@ -121,6 +145,7 @@ class RunConfig:
 
     name: str = "default"
     year: int = 2025
+    task: TaskConfig = TaskConfig()
     split: int = 0
     n_splits: int = 5
     round: int = 0
@@ -141,6 +166,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not -1 <= self.split < self.n_splits:
             raise ValueError(f"split = {self.split} is not one of -1 .. {self.n_splits - 1}")
+
+    @property
+    def competition(self) -> Competition:
+        """The profile of the year, with what `task` says instead."""
+        said = {"window_s": self.task.window_s, "soundscape_s": self.task.soundscape_s, "metric": self.task.metric}
+        return dataclasses.replace(profile(self.year), **{name: value for name, value in said.items()
+                                                          if value is not None})
 
     @property
     def example_s(self) -> float:
