@@ -204,7 +204,7 @@ class Ensemble:
         n_soundscapes  how many there are, for the share of the time each may take; needed with a deadline
         """
         faults: dict[str, str] = {}
-        apart = self._listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers)
+        apart = self.listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers)
         if not blending.needs_all_rows(self.mean):
             return self._table([(one.name, self._joined(one)) for one in apart], faults)
         every = list(apart)
@@ -227,12 +227,12 @@ class Ensemble:
         """
         if blending.needs_all_rows(self.mean):
             raise ValueError(f"mean = {self.mean!r} needs the rows of all soundscapes, but one is asked for at a time")
-        for one in self._listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers):
+        for one in self.listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers):
             yield Heard(one.name, self._joined(one), one.apart if apart else one.apart[:0], one.duration_s)
 
-    def _listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
-                faults: dict[str, str], deadline: Clock | None, workers: int) -> Iterator[Apart]:
-        """What each predictor hears in one soundscape after the other."""
+    def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
+                faults: dict[str, str], deadline: Clock | None = None, workers: int = 0) -> Iterator[Apart]:
+        """What each predictor hears, one soundscape after the other; arguments as for `stream`."""
         pace = Pace(n_soundscapes, len(self.predictors), self.least, deadline)
         outputs: list[list[SEDOutput]] = []
         heard: list[list[SEDOutput]] = []
