@@ -52,7 +52,7 @@ def pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
                splits=options.splits, every_round=options.every_round, until_no_gain=options.until_no_gain,
-               seed=options.seed, changes=dict(options.set))
+               seed=options.seed, changes=dict(options.set), ensemble=options.ensemble)
     _say(f"submission: {path}")
 
 
@@ -126,6 +126,18 @@ def rounds_command(options: argparse.Namespace) -> None:
     rounds.write_rounds(found, path)
     report_rounds.rounds_picture(found).savefig(path.with_suffix(".png"), dpi=150)
     _say(f"\n{path}\n{path.with_suffix('.png')}")
+
+
+def effects_command(options: argparse.Namespace) -> None:
+    """Say what every published post-processing and way to blend does to the metric, and write it as CSV."""
+    from birdkit import effects_run, report_effects
+
+    run = effects_run.EffectsRun(options.competition_dir, options.work_dir, tuple(options.checkpoints or ()),
+                                 options.ensemble, options.truth, options.quantile)
+    measured = effects_run.measure_effects(run)
+    path = (options.out or options.work_dir) / f"{run.name}.csv"
+    report_effects.write_effects(measured, path)
+    _say(f"{report_effects.effects_text(measured, markdown=options.markdown)}\n\n{path}")
 
 
 def score_command(options: argparse.Namespace) -> None:
@@ -211,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="other models of the same kind, to see how much they differ (default: %(default)s)")
     command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
                          help="a change of the recipe, such as train__epochs=5; values are JSON")
+    command.add_argument("--ensemble", type=Path, metavar="FILE", help="submit these models, see birdkit.ensembles")
     command.set_defaults(command=pipeline_command)
 
     command = commands.add_parser("pack", help="write the recordings once, cut and resampled, to read them faster")
@@ -274,6 +287,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="DIR", help="for rounds.csv and its picture (default: the first)")
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
     command.set_defaults(command=rounds_command)
+
+    command = commands.add_parser("effects", help="what every published post-processing does to the metric")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where notebook 01 wrote its tables")
+    command.add_argument("--checkpoints", type=Path, nargs="+", metavar="FILE",
+                         help="of one split (default: those of round 0 in WORK_DIR)")
+    command.add_argument("--ensemble", default="", metavar="FILE", help="these models instead, see birdkit.ensembles")
+    command.add_argument("--truth", type=Path, help="measure on the test soundscapes that it has rows for (default: on "
+                         "the validation of the models' split)")
+    command.add_argument("--quantile", type=float, metavar="Q", help="score decisions: above this quantile of all "
+                         "probabilities or not (first seed: 0.85)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="for the CSV file (default: WORK_DIR)")
+    command.add_argument("--markdown", action="store_true", help="say the tables as markdown")
+    command.set_defaults(command=effects_command)
 
     command = commands.add_parser("score", help="score a submission against a truth")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")

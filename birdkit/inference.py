@@ -207,7 +207,7 @@ class Ensemble:
         levels = self._levels(deadline)
         rows: list[tuple[Apart, np.ndarray | None]] = []
         told_s = time.monotonic()
-        for one in self._listen(named, n_soundscapes, faults=faults, dropped=dropped, deadline=deadline,
+        for one in self.listen(named, n_soundscapes, faults=faults, dropped=dropped, deadline=deadline,
                                 workers=workers):
             if blending.needs_all_rows(self.mean):
                 rows.append((one, None))
@@ -234,7 +234,7 @@ class Ensemble:
         if blending.needs_all_rows(self.mean):
             raise ValueError(f"mean = {self.mean!r} needs the rows of all soundscapes, but one is asked for at a time")
         levels = self._levels(deadline)
-        for one in self._listen(named, n_soundscapes, faults=faults, dropped=[], deadline=deadline, workers=workers):
+        for one in self.listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers):
             yield Heard(one.name, self._joined(one, levels), one.apart if apart else one.apart[:0], one.duration_s)
 
     def _levels(self, deadline: Clock | None) -> Levels | None:
@@ -244,13 +244,16 @@ class Ensemble:
             return None
         return Levels(self.shares, self.mean, self.least)
 
-    def _listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
-                faults: dict[str, str], dropped: list[str], deadline: Clock | None, workers: int) -> Iterator[Apart]:
-        """What each predictor hears in one soundscape after the other; what is left out, and from where on, goes into
-        `dropped`."""
+    def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
+               faults: dict[str, str], dropped: list[str] | None = None, deadline: Clock | None = None,
+               workers: int = 0) -> Iterator[Apart]:
+        """What each predictor hears, one soundscape after the other; arguments as for `stream`.
+
+        dropped  what is left out because time is short, and from where on, is entered in words
+        """
         listener = Listener(self.predictors, self.gates, self.least)
-        for one in listener.listen(named, n_soundscapes, faults=faults, dropped=dropped, deadline=deadline,
-                                   workers=workers):
+        for one in listener.listen(named, n_soundscapes, faults=faults, dropped=[] if dropped is None else dropped,
+                                   deadline=deadline, workers=workers):
             with one_thread():
                 apart = self._apart(one)
             yield apart

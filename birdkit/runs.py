@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 
 from birdkit import kaggle, material, profiles, pseudolabel, recipes, training
+from birdkit.binding import bind
 from birdkit.config import OTHERS, RunConfig
 from birdkit.jobs import Job, check_outcomes, run_jobs
 from birdkit.run_files import COLUMNS, HISTORY
-from birdkit.settings import with_settings
+from birdkit.settings import replace, with_settings
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ class Run:
 
     def config(self) -> RunConfig:
         """The run config; ValueError, TypeError or KeyError where the recipe or a change is none."""
-        return recipes.for_competition(self._recipe_config(), self.competition_dir, year=self.year, folders=self.noise)
+        config = recipes.for_competition(self._recipe_config(), self.competition_dir, year=self.year,
+                                         folders=self.noise)
+        return replace(config, inference__postprocess=bind(config.inference.postprocess, self.competition_dir))
 
     def classes(self) -> tuple[str, ...]:
         """The class names; birdkit.profiles.ProfileError where the competition's files do not fit."""

@@ -16,17 +16,19 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
-    "registry settings folding metrics comparison decisions postprocess blending profiles kaggle windows jobs "
+    "registry settings folding metrics comparison decisions postprocess blending rows effects profiles kaggle windows "
+    "jobs "
     "window_index",
     "config audio splits batch output ambience calls composition crops packed distributed filecache marks pace",
     "frontend losses augmentations sampling presets recipes soundscapes view optimisation",
     "models fingerprint",
     "checkpoint tables window_labels window_choice labelled_soundscapes recording_labels teacher_table audio_store "
     "sources feeding data",
-    "inference listening predictor reading levels export preprocess packing call_sources synthesis",
+    "inference listening predictor reading levels binding ensembles export preprocess packing call_sources synthesis",
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
     "pseudolabel submission",
     "runs label_run plan experiments rounds pipeline pictures report report_compare report_labels report_rounds "
+    "effects_run report_effects "
     "catalogue cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
