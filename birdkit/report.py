@@ -122,6 +122,10 @@ def soundscape(table: pd.DataFrame, *, root: Path | str, file: str | None = None
     truth  rows of 0 and 1 in the same order for that file, marked by dots, where it is known
     """
     names = [name for name in table.columns if name not in WINDOW_COLUMNS]
+    if not len(table):
+        figure = figure_of(4.0, 1.0)
+        figure.text(0.5, 0.5, "nothing was predicted", ha="center", va="center")
+        return figure
     if file is None:
         file = str(table.assign(_sure=table[names].max(axis=1)).groupby("file")["_sure"].mean().idxmax())
     rows = table[table["file"] == file]
