@@ -75,7 +75,7 @@ class Listener:
         """
         pace = Pace(n_soundscapes, len(self.predictors), self.least, deadline)
         reader = ReadAhead(self.makers, workers or min(os.cpu_count() or 1, 4), is_over=pace.is_over)
-        groups = reader.groups(named, faults, lambda: 1 if pace.is_measuring() else IMAGES_AT_ONCE)
+        groups = reader.groups(named, faults, lambda: pace.images_at_once(IMAGES_AT_ONCE))
         heard: dict[str, _Heard] = {}
         plan = pace.now
         with closing(groups):

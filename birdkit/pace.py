@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 MEASURED = 3  # soundscapes before the first plan; the first of them, in which everything warms up, does not count
 RECENT = 32  # groups of soundscapes over which costs are averaged
+GROUP_S = 2.0  # that images which go through the networks together may take: no plan is made while they do
 SPARE = 0.9  # of the time there is, within which what was left out may come back
 
 
@@ -125,6 +126,15 @@ class Pace:
         """True while nothing is known yet of what soundscapes cost, and something must be."""
         return self.deadline is not None and self.n_done < MEASURED
 
+    def images_at_once(self, most: int) -> int:
+        """How many images may go through the networks together, at most `most`, so that a plan is kept to."""
+        if self.deadline is None:
+            return most
+        if self.is_measuring():
+            return 1
+        each_s = sum(costs.each_s() for costs in self._network[:self.now.n_predictors])
+        return int(min(most, max(1.0, GROUP_S / max(each_s, 1e-9))))
+
     def plan(self) -> Plan:
         """What to predict the next soundscapes with; a change is logged."""
         if self.deadline is None or self.is_measuring() or self.n_left <= 0:
@@ -134,7 +144,8 @@ class Pace:
         fitting = (number for number, plan in enumerate(self.plans)
                    if self.cost_s(plan) <= budget_s * (SPARE if number < before else 1.0))
         chosen = self.plans[next(fitting, len(self.plans) - 1)]
-        if chosen != self.now:
+        same = chosen.n_predictors == self.now.n_predictors and (self._images[0] == self._images[1]).all()
+        if chosen != self.now and not same:
             log.warning("%.0f s are left for %d soundscapes: from here on %d of %d predictors, test-time augmentation "
                         "%s", self.deadline.remaining(), self.n_left, chosen.n_predictors, len(self._network),
                         "as asked for" if chosen.augmented else "left out")

@@ -85,8 +85,8 @@ def submit(run: SubmitRun) -> Submitted:
     """Predict the test soundscapes and write the submission.
 
     A complete valid file is there before any model is loaded: in every row each class's share of the recordings. While
-    predicting it is replaced every `every_s` seconds with what is known by then, each time whole or not at all, so a run
-    that is killed leaves the best so far.
+    predicting it is replaced every `every_s` seconds with what is known by then, each time whole or not at all, so a
+    run that is killed leaves the best so far.
 
     Without test files this is a rehearsal on training soundscapes; in the scored rerun that raises
     birdkit.kaggle.MissingInputError. So do a round without checkpoints and an ensemble's members that are nowhere;

@@ -27,8 +27,8 @@ LAYERS = (
     "inference listening predictor reading levels binding ensembles export preprocess packing call_sources synthesis",
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
     "pseudolabel submission",
-    "runs label_run submit_run plan experiments rounds pipeline pictures report report_compare report_labels report_rounds "
-    "effects_run report_effects "
+    "runs label_run submit_run plan experiments rounds pipeline pictures report report_compare report_labels "
+    "report_rounds effects_run report_effects "
     "catalogue cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}

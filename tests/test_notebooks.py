@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from birdkit import label_run, runs
+from birdkit import label_run, report, runs, submit_run
 from birdkit.pipeline import find_notebooks, steps
 
 BOOKS = sorted(find_notebooks().glob("*.ipynb"))
@@ -195,3 +195,21 @@ def test_notebook_02_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     assert seen == [label_run.LabelRun(tmp_path, tmp_path / "work", "tiny", 2, changes={"labelling__stride_s": 2.5},
                                        teachers=["a.safetensors"])]
     assert drawn == [1, 2]
+
+
+def test_notebook_04_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time share or an ensemble that gets lost is a submission that nobody meant."""
+    seen: list[Any] = []
+    outcome = SimpleNamespace(table="table")
+    monkeypatch.setattr(submit_run, "submit", lambda run: seen.append(run) or outcome)
+    monkeypatch.setattr(report, "soundscape", lambda table, root: seen.append((table, root)))
+    settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "ROUND": 2, "EARLIER": 1,
+                "ENSEMBLE": "best.toml", "GATE": "multiply", "CHANGES": {"window_shift": 2}, "SUBMISSION": "mine.csv",
+                "TIME_SHARE": 0.5}
+    book = next(path for path in BOOKS if path.stem == "04_ensemble_infer")
+    assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
+    names: dict[str, Any] = {**parameters(book), **settings}
+    for source in code_cells(book, without=("parameters", "install")):
+        exec(source, names)
+    assert seen == [submit_run.SubmitRun(tmp_path, str(tmp_path / "work"), 2, 1, "best.toml", "multiply",
+                                         {"window_shift": 2}, "mine.csv", 0.5), ("table", tmp_path)]
