@@ -101,7 +101,7 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
             classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
             stride_s: float | None = None, mean: str = MEANS[0], members: Sequence[Member] | None = None,
             progress: bool = True, deadline: Clock | None = None, workers: int = 0,
-            interim: Callable[[Predictions], None] | None = None, every_s: float = 180.0) -> Predictions:
+            interim: Callable[[Predictions], object] | None = None, every_s: float = 180.0) -> Predictions:
     """Predict every window of soundscape files with an ensemble. Constant memory but for the rows.
 
     A file that cannot be read goes to `faults` with the reason and costs nothing else.
@@ -196,7 +196,7 @@ class Ensemble:
         self.gates = _checked_gates(gates or (), self.how)
 
     def run(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
-            deadline: Clock | None = None, workers: int = 0, interim: Callable[[Predictions], None] | None = None,
+            deadline: Clock | None = None, workers: int = 0, interim: Callable[[Predictions], object] | None = None,
             every_s: float = 180.0) -> Predictions:
         """Predict soundscapes that are opened one after the other, reading ahead in threads.
 

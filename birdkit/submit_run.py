@@ -146,7 +146,7 @@ class _Writer:
                                                   f"{self.competition.soundscape_s:.0f} s")
             found.setdefault(name, []).extend(predictions.notes.get(name, ()))
         rows = [(PurePosixPath(name).name, "; ".join(what)) for name, what in found.items() if what]
-        return pd.DataFrame(rows + self._unknown(), columns=["file", "what"], dtype=object)
+        return pd.DataFrame(sorted(rows + self._unknown()), columns=["file", "what"], dtype=object)
 
     def _unknown(self) -> list[tuple[str, str]]:
         """What lies among the test files and is no audio by its name."""

@@ -18,7 +18,7 @@ from tiny_teacher import teacher, tiny_run
 from birdkit import kaggle, report, submission, submit_run
 from birdkit.settings import replace
 from birdkit.submission import SubmissionError
-from birdkit.submit_run import Submitted, SubmitRun, submit
+from birdkit.submit_run import SubmitRun, Submitted, submit
 
 CLASSES = ("owl", "frog", "10")
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_ensemble.py [--files 4] [--rounds 3] [--backbones NAME NAME ...]
 
 Decoding and the front end are paid once however many models share them, and run beside the networks. Also prints how
-long each model would take for a competition's files on other cores: the CPU seconds that its network takes for one, times
-the files, over the cores. That assumes four cores as fast as these that are busy all of the time.
+long each model would take for a competition's files on other cores: the CPU seconds that its network takes for one,
+times the files, over the cores. That assumes four cores as fast as these that are busy all of the time.
 """
 from __future__ import annotations
 
