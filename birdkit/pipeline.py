@@ -95,7 +95,7 @@ def find_notebooks() -> Path:
 
 def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "small", rounds: int | None = None,
         splits: Sequence[int] | None = None, every_round: bool = False, until_no_gain: bool = False, seed: int = 0,
-        changes: Mapping[str, Any] | None = None, notebooks: str | Path | None = None) -> Path:
+        changes: Mapping[str, Any] | None = None, year: int = 0, notebooks: str | Path | None = None) -> Path:
     """Run the whole way and return the path of submission.csv.
 
     A step that is done is skipped, so a run that died goes on where it was: its marker in `work_dir`/executed holds
@@ -108,6 +108,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
                    before it is submitted
     seed           0 for the recipe's own; others give other models of the same kind, in work folders of their own
     changes        to the recipe's config when labelling and training, as for birdkit.settings.with_settings
+    year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     notebooks      their folder, default `find_notebooks()`
 
     Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or
@@ -118,7 +119,8 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     (work / EXECUTED).mkdir(parents=True, exist_ok=True)
     chosen = recipes.get(recipe)
     with_settings(chosen.config, changes or {})
-    common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work)}
+    common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work),
+              **({"COMPETITION_YEAR": year} if year else {})}
     how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": changes}
     plan = steps(recipe, chosen.splits if splits is None else splits,
                  rounds=chosen.rounds if rounds is None else rounds, **how)

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib import colormaps
 
 from birdkit import checkpoint
-from birdkit.kaggle import Workspace
+from birdkit.kaggle import AUDIO_SUFFIXES, Workspace
 from birdkit.metrics import per_class_roc_auc
 from birdkit.pictures import (
     CALL,
@@ -211,7 +211,7 @@ def _submitted_windows(submission: Path, competition: Path, host: Competition, c
     table = read(submission, classes=classes).reset_index()
     parts = table["row_id"].str.rsplit("_", n=1, expand=True)
     names = {window_id(path.name, 0, host).rpartition("_")[0]: path.name
-             for path in (competition / "test_soundscapes").glob("*.*")}
+             for path in (competition / "test_soundscapes").glob("*.*") if path.suffix.lower() in AUDIO_SUFFIXES}
     table.insert(1, "file", parts[0].map(names))
     table.insert(2, "end_s", parts[1].astype(float))
     table.insert(2, "start_s", table["end_s"] - host.window_s)

@@ -22,9 +22,9 @@ LAYERS = (
     "models fingerprint",
     "checkpoint tables window_labels window_choice labelled_soundscapes recording_labels teacher_table audio_store "
     "sources feeding data",
-    "inference predictor export preprocess packing call_sources synthesis",
+    "inference predictor export preprocess packing call_sources submission layouts synthesis",
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
-    "pseudolabel submission",
+    "pseudolabel",
     "runs label_run plan experiments rounds pipeline pictures report report_compare report_labels report_rounds "
     "catalogue cli __main__",
 )
