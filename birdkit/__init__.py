@@ -15,8 +15,8 @@ probabilities; tables; test material     predictor inference export preprocess p
                                          layouts synthesis
 the three jobs, and the score            validation teacher_model distillation material trainer loop relabelling
                                          run_files averaging training pseudolabel
-the whole way, and which way is better   pipeline runs label_run rounds plan experiments pictures report
-                                         report_compare report_labels report_rounds catalogue cli
+the whole way, and which way is better   pipeline runs call_run label_run rounds plan experiments pictures
+                                         report report_compare report_labels report_rounds catalogue cli
 """
 
 __version__ = "0.1.0"

@@ -101,6 +101,16 @@ def train_command(options: argparse.Namespace) -> None:
         _say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
 
 
+def train_calls_command(options: argparse.Namespace) -> None:
+    """Train a call detector and say where its best checkpoint is."""
+    from birdkit import call_run
+
+    chosen = call_run.CallRun(options.competition_dir, options.work_dir, options.recipe, options.split,
+                              changes=dict(options.set), labelled=options.labelled, noise=options.noise,
+                              year=options.year)
+    _say(f"checkpoint: {call_run.train_calls(chosen).best}")
+
+
 def compare_command(options: argparse.Namespace) -> None:
     """Train what a table of runs asks for, say how they differ, and write the table and a picture."""
     from birdkit import experiments, jobs, plan, report_compare
@@ -268,6 +278,20 @@ def _parser() -> argparse.ArgumentParser:
                          help="seconds since 1970 at which to save and stop, such as $(date -d '11 hours' +%%s)")
     _add_year(command)
     command.set_defaults(command=train_command)
+
+    command = commands.add_parser("train-calls", help="train a call detector, the gate of a submission")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where notebook 04 will look for it")
+    command.add_argument("--recipe", default="call_detector", help="a named run config (default: %(default)s)")
+    command.add_argument("--split", type=int, default=0, help="that validates; -1 for none (default: %(default)s)")
+    command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+                         help="a change of the recipe, such as train__epochs=5; values are JSON")
+    command.add_argument("--labelled", type=_folder, nargs="+", action="extend", default=[], metavar="CSV=DIR",
+                         help="short files with and without birds, and their table of itemid and hasbird")
+    command.add_argument("--noise", type=Path, nargs="+", action="extend", default=[], metavar="DIR",
+                         help="audio in which nothing calls")
+    _add_year(command)
+    command.set_defaults(command=train_calls_command)
 
     command = commands.add_parser("compare", help="train a table of runs with several seeds each, and compare them")
     command.add_argument("table", type=Path, metavar="TABLE", help="a TOML file, see birdkit.plan.Table")

@@ -16,7 +16,8 @@ from birdkit.calls import Species
 from birdkit.profiles import NAMES, PROBABILITIES, ROW_ID, SAMPLE, SCORED, TRUE_FALSE, Competition
 from birdkit.submission import NOCALL, lay_out, row_ids, window_id
 
-_OLD = ["primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name", "author"]
+_OLD = ["primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name",
+        "author"]
 _NEW = ["primary_label", "secondary_labels", "type", "filename", "collection", "rating", "url", "latitude", "longitude",
         "scientific_name", "common_name", "author", "license"]
 COLUMNS: dict[int, list[str]] = {  # of the table of recordings
@@ -58,6 +59,7 @@ def write_recordings(folder: Path, rows: Sequence[dict[str, Any]], competition: 
 def write_classes(folder: Path, species: Sequence[Species], competition: Competition) -> None:
     """The table of classes, where the year has one, and what lies beside it."""
     ordered = sorted(species, key=lambda one: one.label)
+    rows: list[dict[str, Any]]
     if competition.year >= 2025:
         rows = [{"primary_label": one.label,
                  "inat_taxon_id": one.label if one.label.isdigit() else str(9900001 + number),

@@ -105,7 +105,8 @@ def generate(folder: str | Path, *, year: int = YEAR, seed: int = 0, n_classes: 
     competition = profile(year)
     if not competition.unlabelled and not competition.labelled:
         n_train_soundscapes = 0
-    settings = {**({} if year == YEAR else {"year": year}), "seed": seed, "n_classes": n_classes, "n_recordings": n_recordings, "longest_s": longest_s,
+    settings = {**({} if year == YEAR else {"year": year}), "seed": seed, "n_classes": n_classes,
+                "n_recordings": n_recordings, "longest_s": longest_s,
                 "n_train_soundscapes": n_train_soundscapes, "n_test_soundscapes": n_test_soundscapes,
                 "soundscape_s": soundscape_s}
     if not 2 <= n_classes <= len(SPECIES) or n_recordings < 2 * n_classes or n_test_soundscapes < 1:

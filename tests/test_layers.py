@@ -25,8 +25,8 @@ LAYERS = (
     "inference predictor export preprocess packing call_sources submission layouts synthesis",
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
     "pseudolabel",
-    "runs label_run plan experiments rounds pipeline pictures report report_compare report_labels report_rounds "
-    "catalogue cli __main__",
+    "runs call_run label_run plan experiments rounds pipeline pictures report report_compare report_labels "
+    "report_rounds catalogue cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
 FRONT_END_ONLY = {"stft", "istft", "ShortTimeFFT", "melspectrogram", "mel", "mel_frequencies", "power_to_db",

@@ -49,7 +49,7 @@ def run_all(generated: Generated, work: Path, changes: dict[str, Any], *, recipe
 
 @pytest.mark.parametrize("year", YEARS)
 def test_a_competition_of_every_year_ends_in_a_file_that_its_host_takes(tmp_path: Path, year: int) -> None:
-    """Tables, file names, rows and the form of a cell differ in every year: one of them wrong, and nothing is scored."""
+    """Tables, file names, rows and the form of a cell differ in every year: one wrong, and nothing is scored."""
     generated = synthesis.generate(tmp_path / "competition", year=year, progress=False, **LEAST)
     left = run_all(generated, tmp_path / "work", SMALL)
     competition, path = left["competition"], tmp_path / "work" / "submission.csv"
