@@ -81,7 +81,9 @@ def _guess(folder: Path, year: int) -> Competition:
     """A competition of no known year, as its files have it and, where they do not say, as in the nearest year."""
     columns = header(folder / SAMPLE)
     like = [known for known in PROFILES.values() if known.row_format == form_of(columns)]
-    nearest = max(like, key=lambda known: (sum(has(folder, sign) for sign in known.signature), known.year))
+    there = {known.year: sum(has(folder, sign) for sign in known.signature) for known in like}
+    # Of those with as many of their files there, the one that misses least, and then the latest.
+    nearest = max(like, key=lambda known: (there[known.year], -len(known.signature), known.year))
     of_files: dict[str, Any] = {**_guess_tables(folder, nearest), **_guess_times(folder, nearest)}
     n_classes = _n_classes(folder) or nearest.n_classes
     lines = [f"{f'the year {year}' if year else 'the year'} is not known; {nearest.year} is the nearest by its files",
