@@ -81,8 +81,8 @@ class CallRun:
             return []
         labels = pseudolabel.read(work.look(work.pseudo_labels_path(1).name)[0],
                                   classes=profiles.read_classes(folder), expected_round=1)
-        tables = (pd.read_parquet(path) for path in (work.recordings(), work.soundscapes()))
-        found = call_sources.competition(*tables, labels)
+        recordings, soundscapes = (pd.read_parquet(path) for path in (work.recordings(), work.soundscapes()))
+        found = call_sources.competition(recordings, soundscapes, labels)
         inside = folder.relative_to(how["root"])
         return [found.assign(file=[(inside / file).as_posix() for file in found["file"]])]
 

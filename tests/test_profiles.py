@@ -207,7 +207,8 @@ def test_next_springs_folder_is_read_from_its_files_and_the_guesses_are_said(
     assert (found.recording, found.unlabelled) == ("{primary_label}/{filename}", "train_soundscapes")
     assert (found.window_s, found.soundscape_s, found.windows) == (10.0, 40.0, 4)
     assert (found.n_classes, found.metric, found.row_format) == (2, "macro_roc_auc", "probabilities")
-    assert read_classes(folder) == ("owl", "frog") and profiles.read_groups(folder, "order") == ("Strigiformes", "Anura")
+    assert read_classes(folder) == ("owl", "frog")
+    assert profiles.read_groups(folder, "order") == ("Strigiformes", "Anura")
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1 + len(found.guessed) and "2031" in caplog.text
     for fact in ("window_s = 10.0", "soundscape_s = 40.0", "audio = 'recordings'", "metric macro_roc_auc", "clips.csv"):
@@ -215,7 +216,7 @@ def test_next_springs_folder_is_read_from_its_files_and_the_guesses_are_said(
     (folder / "names.csv").unlink()
     assert recognise(folder).class_table == "" and read_classes(folder) == ("owl", "frog")
     (folder / "clips.csv").write_text("file,label\n")
-    with pytest.raises(ProfileError, match="no table has the columns primary_label and filename.*clips.csv"):
+    with pytest.raises(ProfileError, match=r"no table has the columns primary_label and filename.*clips.csv"):
         recognise(folder)
 
 

@@ -13,8 +13,8 @@ from birdkit import checkpoint, cli, profiles, submission, synthesis
 pytestmark = pytest.mark.notebook
 # Networks and spectrograms so small that a training takes seconds; everything else is the recipe's.
 SMALL = {"model__backbone": "test_resnet", "model__weights": "none", "model__parts": 2, "frontend__n_mels": 32,
-         "frontend__hop_samples": 2000, "frontend__frames": 81, "data__samples_per_epoch": 8, "train__epochs": 1, "train__batch_size": 4,
-         "train__workers": 0}
+         "frontend__hop_samples": 2000, "frontend__frames": 81, "data__samples_per_epoch": 8, "train__epochs": 1,
+         "train__batch_size": 4, "train__workers": 0}
 SIZES = {**synthesis.TINY, "n_recordings": 36, "soundscape_s": 20.0, "longest_s": 3.0, "n_test_soundscapes": 3,
          "n_train_soundscapes": 4}
 
