@@ -46,10 +46,10 @@ class Validated:
     def save(self, path: Path | str) -> None:
         """Write an npz file, by way of a temporary one: it is there whole or not at all."""
         partial = Path(path).with_suffix(".partial.npz")
+        tables: dict[str, Any] = {} if self.decisions is None else {"decisions": self.decisions}
         np.savez_compressed(partial, truth=self.truth.astype(np.uint8), probabilities=self.probabilities,
                             groups=self.groups, classes=np.array(self.classes), metric=np.array(self.metric),
-                            origin=np.array(json.dumps(self.origin)),
-                            **({} if self.decisions is None else {"decisions": self.decisions}))
+                            origin=np.array(json.dumps(self.origin)), **tables)
         partial.replace(path)
 
     @classmethod
@@ -58,7 +58,7 @@ class Validated:
         with np.load(path, allow_pickle=False) as file:
             return cls(file["truth"], file["probabilities"], file["groups"], tuple(file["classes"].tolist()),
                        str(file["metric"]), json.loads(str(file["origin"])),
-                       file["decisions"] if "decisions" in file else None)
+                       file.get("decisions"))
 
     @property
     def judged(self) -> np.ndarray:

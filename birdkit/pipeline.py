@@ -97,7 +97,7 @@ def find_notebooks() -> Path:
 
 def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "small", rounds: int | None = None,
         splits: Sequence[int] | None = None, every_round: bool = False, until_no_gain: bool = False, seed: int = 0,
-        changes: Mapping[str, Any] | None = None, ensemble: Path | None = None,
+        changes: Mapping[str, Any] | None = None, ensemble: Path | None = None, year: int = 0,
         notebooks: str | Path | None = None) -> Path:
     """Run the whole way and return the path of submission.csv.
 
@@ -113,6 +113,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     changes        to the recipe's config when labelling and training, as for birdkit.settings.with_settings
     ensemble       a file of birdkit.ensembles to submit instead of the last round's checkpoints; what it lists may be
                    what this very run trains
+    year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     notebooks      their folder, default `find_notebooks()`
 
     Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or
@@ -127,7 +128,8 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
         from birdkit.ensembles import read_ensemble  # torch, too
 
         read_ensemble(ensemble)
-    common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work)}
+    common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work),
+              **({"COMPETITION_YEAR": year} if year else {})}
     how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": changes,
                            "ensemble": ensemble}
     plan = steps(recipe, chosen.splits if splits is None else splits,

@@ -123,7 +123,8 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     table = _with_info(table, _decode(folder, table["file"], work, workers), findings, "")
     table = _keep_distinct(table, findings)
     places = dict.fromkeys(name for name in (competition.unlabelled, competition.labelled_in) if name)
-    soundscapes = pd.DataFrame({"file": pd.Series([file for name in places for file in _files(folder, name)], dtype=str)})
+    found = [file for name in places for file in _files(folder, name)]
+    soundscapes = pd.DataFrame({"file": pd.Series(found, dtype=str)})
     soundscapes = _with_info(soundscapes, _decode(folder, soundscapes["file"], work, workers), findings, "soundscape_")
     _replace(work / "excluded.csv", lambda path: findings.table().to_csv(path, index=False))
     if table.empty:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib import colormaps
 
 from birdkit import checkpoint
-from birdkit.kaggle import Workspace
+from birdkit.kaggle import AUDIO_SUFFIXES, Workspace
 from birdkit.metrics import per_class_roc_auc
 from birdkit.pictures import (
     CALL,
@@ -207,15 +207,18 @@ def _scores(competition: Path, work: Path, truth: Path | str, host: Competition)
     files.append(("chance (the sample submission)", competition / "sample_submission.csv"))
     rows = [(name, score_interval(path, truth, host.year, metric=host.metric)) for name, path in files]
     cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in rows)
-    return f"<table><tr><th>submission</th><th>{html.escape(host.metric)}, 95 % interval over soundscapes</th></tr>{cells}</table>"
+    head = f"<tr><th>submission</th><th>{html.escape(host.metric)}, 95 % interval over soundscapes</th></tr>"
+    return f"<table>{head}{cells}</table>"
 
 
-def _submitted_windows(submission: Path, competition: Path, host: Competition, classes: Sequence[str]) -> pd.DataFrame:
+def _submitted_windows(submission: Path, competition: Path, host: Competition,
+                       classes: Sequence[str]) -> pd.DataFrame:
     """A submission as a table of windows, files by name in the test folder."""
     table = read(submission, classes=classes).reset_index()
     parts = table["row_id"].str.rsplit("_", n=1, expand=True)
-    names = {window_id(path.name, 0, host).rpartition("_")[0]: path.name
-             for path in (competition / "test_soundscapes").glob("*.*")}
+    files = [path.name for path in (competition / "test_soundscapes").glob("*.*")
+             if path.suffix.lower() in AUDIO_SUFFIXES]
+    names = {window_id(name, 0, host).rpartition("_")[0]: name for name in files}
     table.insert(1, "file", parts[0].map(names))
     table.insert(2, "end_s", parts[1].astype(float))
     table.insert(2, "start_s", table["end_s"] - host.window_s)

@@ -34,6 +34,7 @@ class SubmitRun:
     changes     to how all models predict: settings of InferenceConfig, such as {"clip_shifts_s": [2.5]}
     name        of the file in the work folder
     time_share  of the host's time limit that may be used, counted from the call; in (0, 1]
+    year        of the competition, stated; 0 to recognise it
     every_s     seconds from one replacement of the file to the next while predicting
     """
 
@@ -46,6 +47,7 @@ class SubmitRun:
     changes: Mapping[str, Any] = field(default_factory=dict)
     name: str = "submission.csv"
     time_share: float = 0.9
+    year: int = 0
     every_s: float = 180.0
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ def submit(run: SubmitRun) -> Submitted:
     birdkit.kaggle.MissingInputError. So do a round without checkpoints and an ensemble's members that are nowhere;
     SubmissionError where what was written is not what the host asks for.
     """
-    competition = profiles.recognise(run.competition_dir)
+    competition = profiles.recognise(run.competition_dir, year=run.year)
     deadline = kaggle.Deadline(competition.time_limit_s * run.time_share)
     writer = _Writer(run, competition, kaggle.Workspace(run.work_dir))
     writer.write_prior()

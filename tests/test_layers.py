@@ -24,12 +24,12 @@ LAYERS = (
     "models fingerprint",
     "checkpoint tables window_labels window_choice labelled_soundscapes recording_labels teacher_table audio_store "
     "sources feeding data",
-    "inference listening predictor reading levels binding ensembles export preprocess packing call_sources synthesis",
+    "inference listening predictor reading levels binding ensembles export preprocess packing call_sources submission "
+    "layouts synthesis",
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
-    "pseudolabel submission",
-    "runs label_run submit_run plan experiments rounds pipeline pictures report report_compare report_labels "
-    "report_rounds effects_run report_effects "
-    "catalogue cli __main__",
+    "pseudolabel",
+    "runs call_run label_run submit_run plan experiments rounds pipeline pictures report report_compare report_labels "
+    "report_rounds effects_run report_effects catalogue cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
 FRONT_END_ONLY = {"stft", "istft", "ShortTimeFFT", "melspectrogram", "mel", "mel_frequencies", "power_to_db",

@@ -170,9 +170,9 @@ class RunConfig:
     @property
     def competition(self) -> Competition:
         """The profile of the year, with what `task` says instead."""
-        said = {"window_s": self.task.window_s, "soundscape_s": self.task.soundscape_s, "metric": self.task.metric}
-        return dataclasses.replace(profile(self.year), **{name: value for name, value in said.items()
-                                                          if value is not None})
+        known, task = profile(self.year), self.task
+        return dataclasses.replace(known, window_s=task.window_s or known.window_s, metric=task.metric or known.metric,
+                                   soundscape_s=task.soundscape_s or known.soundscape_s)
 
     @property
     def example_s(self) -> float:

@@ -44,6 +44,7 @@ class Metric:
     on_decisions: bool = False
 
     def __call__(self, truth: np.ndarray, values: np.ndarray) -> float:
+        """`score`."""
         return self.score(truth, values)
 
     def weighted(self, truth: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:

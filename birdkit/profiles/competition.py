@@ -19,9 +19,9 @@ class Competition:
     window_s      what one row of the submission is about
     soundscape_s  length of one test file
     metric        a name in birdkit.metrics.METRICS
-    row_format    what a cell of the submission holds. "probabilities" in [0, 1], a column of each class; "true_false", a
-                  row for each window and scored class, in the column "target"; "names" of the classes that are heard,
-                  separated by a space, or "nocall", in the column "birds"
+    row_format    what a cell of the submission holds. "probabilities" in [0, 1], a column of each class; "true_false",
+                  a row for each window and scored class, in the column "target"; "names" of the classes that are
+                  heard, separated by a space, or "nocall", in the column "birds"
     time_limit_s  of the scored run on the CPU
     train_table   the table of recordings, with at least `columns`
     class_table   the table whose primary_label column holds every class and nothing else; "" where there is none, and

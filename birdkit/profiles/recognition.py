@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import soundfile as sf
 
@@ -79,8 +81,10 @@ def _guess(folder: Path, year: int) -> Competition:
     """A competition of no known year, as its files have it and, where they do not say, as in the nearest year."""
     columns = header(folder / SAMPLE)
     like = [known for known in PROFILES.values() if known.row_format == form_of(columns)]
-    nearest = max(like, key=lambda known: (sum(has(folder, sign) for sign in known.signature), known.year))
-    of_files = {**_guess_tables(folder, nearest), **_guess_times(folder, nearest)}
+    there = {known.year: sum(has(folder, sign) for sign in known.signature) for known in like}
+    # Of those with as many of their files there, the one that misses least, and then the latest.
+    nearest = max(like, key=lambda known: (there[known.year], -len(known.signature), known.year))
+    of_files: dict[str, Any] = {**_guess_tables(folder, nearest), **_guess_times(folder, nearest)}
     n_classes = _n_classes(folder) or nearest.n_classes
     lines = [f"{f'the year {year}' if year else 'the year'} is not known; {nearest.year} is the nearest by its files",
              f"metric {nearest.metric} and {nearest.time_limit_s / 60:g} minutes, as in {nearest.year}: see the rules",
@@ -91,7 +95,7 @@ def _guess(folder: Path, year: int) -> Competition:
                                guessed=tuple(lines), **of_files)
 
 
-def _guess_tables(folder: Path, nearest: Competition) -> dict[str, object]:
+def _guess_tables(folder: Path, nearest: Competition) -> dict[str, Any]:
     """Where recordings, classes and soundscapes are; ProfileError where no table lists recordings."""
     tables = {path.name: header(path) for path in sorted(folder.glob("*.csv")) if path.name != SAMPLE}
 
@@ -135,8 +139,9 @@ def _find_recordings(folder: Path, train: str, nearest: Competition) -> tuple[st
 def _guess_times(folder: Path, nearest: Competition) -> dict[str, float]:
     """The length of a window, by the sample's row ids, and of a soundscape, by the first that is there."""
     ends = sorted({int(tail) for row in column(folder / SAMPLE, ROW_ID) if (tail := row.rpartition("_")[2]).isdigit()})
-    window_s = float(min([ends[0], *(second - one for one, second in zip(ends, ends[1:], strict=False))])) if (
-        ends and ends[0] > 0) else nearest.window_s
+    window_s = nearest.window_s
+    if ends and ends[0] > 0:
+        window_s = float(min(ends[0], *(second - one for one, second in itertools.pairwise([0, *ends]))))
     places = ("test_soundscapes", *_FOLDERS["unlabelled"])
     found = (path for name in places if (folder / name).is_dir() for path in sorted((folder / name).iterdir()))
     for path in found:

@@ -28,13 +28,14 @@ def for_competition(config: RunConfig, competition_dir: str | Path, *, year: int
     """The config with what only this competition's files, and what is attached beside them, can say.
 
     Its year, its scored classes where not all count, and what is guessed of a competition of no known year. The shares
-    of its classes, where the decision has a penalty. The names that a teacher of logits has for the classes, where `distil.class_column` is a column of the
-    class table. The groups of a "grouped" head, where they are the name of a column of the class table, such as
-    "class_name". The classes of a source of recordings, where they are ("scored",). The folders of sources: given here
-    by the source's name, or the config's path where that is a folder, or else that path below Kaggle's datasets, its
-    first part being the name of one. A source that is nowhere is taken out, with a warning, and with it every
-    augmentation that mixes it in: so the config in a checkpoint says what was really trained. So are labelled
-    soundscapes, and unlabelled ones, where the competition has none.
+    of its classes, where the decision has a penalty and the submission is of decisions. The names that a teacher of
+    logits has for the classes, where `distil.class_column` is a column of the class table. The groups of a "grouped"
+    head, where they are the name of a column of the class table, such as "class_name". The classes of a source of
+    recordings, where they are ("scored",). The folders of sources: given here by the source's name, or the config's
+    path where that is a folder, or else that path below Kaggle's datasets, its first part being the name of one. A
+    source that is nowhere is taken out, with a warning, and with it every augmentation that mixes it in: so the config
+    in a checkpoint says what was really trained. So are labelled soundscapes, and unlabelled ones, where the
+    competition has none.
 
     year  stated, 0 to recognise it, see birdkit.profiles.recognise
 

@@ -7,7 +7,14 @@ import numpy as np
 import pandas as pd
 
 from birdkit import kaggle
-from birdkit.metrics import Interval, bootstrap_interval, metric_of
+from birdkit.metrics import (
+    Interval,
+    bootstrap_interval,
+    metric_of,
+    per_class_average_precision,
+    per_class_balanced_accuracy,
+    per_class_roc_auc,
+)
 from birdkit.profiles import (
     NAMES,
     PROBABILITIES,
@@ -101,6 +108,20 @@ def score_interval(submission: str | Path, truth: str | Path, year: int, *, metr
     soundscapes = [stem_of(row, PROBABILITIES) for row in labels.index]
     return bootstrap_interval(labels.to_numpy(), values.to_numpy(), soundscapes,
                               metric=metric or profile(year).metric)
+
+
+def score_classes(submission: str | Path, truth: str | Path) -> pd.DataFrame:
+    """A row for each class, worst first: class, positives (windows), roc_auc, average_precision, balanced_accuracy.
+
+    The last only of decisions; NaN where a class cannot be scored.
+    """
+    labels, values, names = align(submission, truth)
+    table = pd.DataFrame({"class": names, "positives": labels.sum(0).astype(int),
+                          "roc_auc": per_class_roc_auc(labels, values),
+                          "average_precision": per_class_average_precision(labels, values)})
+    if np.isin(values, (0, 1)).all():
+        table["balanced_accuracy"] = per_class_balanced_accuracy(labels, values)
+    return table.sort_values("roc_auc", ignore_index=True)
 
 
 def align(submission: str | Path, truth: str | Path) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -39,7 +39,7 @@ def window_id(file: str, end_s: float, competition: Competition | None = None) -
         return f"{stem}_{int(end_s)}"
     parts = stem.split("_")
     if len(parts) != 3:
-        raise SubmissionError(f"{file}: in {competition.year} a file is named id_site_date, and its rows id_site_second")
+        raise SubmissionError(f"{file}: in {competition.year} files are named id_site_date, and rows id_site_second")
     return f"{parts[0]}_{parts[1]}_{int(end_s)}"
 
 
@@ -105,7 +105,7 @@ def read(path: Path | str, *, classes: Collection[str] | None = None) -> pd.Data
     return table
 
 
-def lay_out(table: pd.DataFrame, rows: Sequence[str], form: str) -> pd.DataFrame:
+def lay_out(table: pd.DataFrame, rows: list[str], form: str) -> pd.DataFrame:
     """A wide table as the host wants it, with just these rows: probabilities as they are, decisions in words."""
     if form == PROBABILITIES:
         return table.reindex(rows)
@@ -113,8 +113,8 @@ def lay_out(table: pd.DataFrame, rows: Sequence[str], form: str) -> pd.DataFrame
         cells = [" ".join(table.columns[heard]) or NOCALL for heard in table.reindex(rows).to_numpy() > 0]
         return pd.DataFrame({BIRDS: cells}, index=pd.Index(rows, name=ROW_ID))
     parts = [row.rsplit("_", 2) for row in rows]
-    line = table.index.get_indexer([f"{stem}_{end}" for stem, _, end in parts])
-    column = table.columns.get_indexer([bird for _, bird, _ in parts])
+    line = table.index.get_indexer(pd.Index([f"{stem}_{end}" for stem, _, end in parts]))
+    column = table.columns.get_indexer(pd.Index([bird for _, bird, _ in parts]))
     return pd.DataFrame({TARGET: table.to_numpy()[line, column] > 0}, index=pd.Index(rows, name=ROW_ID))
 
 
@@ -171,7 +171,8 @@ def _of_truths(cells: pd.Series, where: str) -> pd.DataFrame:
     windows, birds = parts["stem"] + "_" + parts["end"], parts["bird"]
     table = pd.DataFrame(np.nan, index=pd.Index(windows.unique(), name=ROW_ID), columns=list(birds.unique()))
     values = table.to_numpy(copy=True)
-    values[table.index.get_indexer(windows), table.columns.get_indexer(birds)] = cells.map(_TRUTH).to_numpy()
+    line, column = table.index.get_indexer(pd.Index(windows)), table.columns.get_indexer(pd.Index(birds))
+    values[line, column] = cells.map(_TRUTH).to_numpy()
     if np.isnan(values).any():
         row, column = np.argwhere(np.isnan(values))[0]
         raise SubmissionError(f"{where}: {int(np.isnan(values).sum())} rows are missing, the first of window "

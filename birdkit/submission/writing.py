@@ -74,8 +74,8 @@ def write(predictions: pd.DataFrame, faults: pd.DataFrame, *, competition: Compe
     """
     form = competition.row_format
     if form != PROBABILITIES and decision is None:
-        raise SubmissionError(f"a submission of {competition.year} holds {form}: write() needs to know the decision that "
-                              "makes them of probabilities")
+        raise SubmissionError(f"a submission of {competition.year} holds {form}: write() needs to be told the decision "
+                              "that makes them of probabilities")
     table = _by_window(predictions, competition, competition_dir)
     rows = expected_rows(competition_dir, competition)
     windows = windows_of(rows, form)
