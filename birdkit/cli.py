@@ -44,7 +44,8 @@ def generate_command(options: argparse.Namespace) -> None:
     """Write a generated mini-competition and say where it and its truth are."""
     from birdkit import synthesis
 
-    generated = synthesis.generate(options.folder, seed=options.seed)
+    sizes = synthesis.TINY if options.tiny else {}
+    generated = synthesis.generate(options.folder, year=options.year, seed=options.seed, **sizes)
     _say(f"generated competition: {generated.competition_dir}\nits truth: {generated.truth_path}")
 
 
@@ -52,7 +53,7 @@ def pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
                splits=options.splits, every_round=options.every_round, until_no_gain=options.until_no_gain,
-               seed=options.seed, changes=dict(options.set))
+               seed=options.seed, changes=dict(options.set), ensemble=options.ensemble, year=options.year)
     _say(f"submission: {path}")
 
 
@@ -81,7 +82,7 @@ def label_command(options: argparse.Namespace) -> None:
 
     run = label_run.LabelRun(options.competition_dir, options.work_dir, options.recipe, options.round,
                              changes=dict(options.set), teachers=options.teachers, root=options.root,
-                             files=options.files, out=options.out, device=options.device)
+                             files=options.files, out=options.out, device=options.device, year=options.year)
     outcome = label_run.label_round(run)
     tables = [outcome.table, *([outcome.recording_labels] if outcome.recording_labels else [])]
     _say("\n".join([*(f"labels: {table}" for table in tables), f"page: {outcome.page}"]))
@@ -93,10 +94,21 @@ def train_command(options: argparse.Namespace) -> None:
 
     chosen = runs.Run(options.competition_dir, options.work_dir, options.recipe, options.round, options.split,
                       changes=dict(options.set), noise=dict(options.noise), out_dir=options.out,
-                      pseudo_labels=options.pseudo_labels, resume_from=options.resume_from, ends_s=options.ends)
+                      pseudo_labels=options.pseudo_labels, resume_from=options.resume_from, ends_s=options.ends,
+                      year=options.year)
     result = runs.train(chosen)
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun lets train one model
         _say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
+
+
+def train_calls_command(options: argparse.Namespace) -> None:
+    """Train a call detector and say where its best checkpoint is."""
+    from birdkit import call_run
+
+    chosen = call_run.CallRun(options.competition_dir, options.work_dir, options.recipe, options.split,
+                              changes=dict(options.set), labelled=options.labelled, noise=options.noise,
+                              year=options.year)
+    _say(f"checkpoint: {call_run.train_calls(chosen).best}")
 
 
 def compare_command(options: argparse.Namespace) -> None:
@@ -128,28 +140,45 @@ def rounds_command(options: argparse.Namespace) -> None:
     _say(f"\n{path}\n{path.with_suffix('.png')}")
 
 
+def effects_command(options: argparse.Namespace) -> None:
+    """Say what every published post-processing and way to blend does to the metric, and write it as CSV."""
+    from birdkit import effects_run, report_effects
+
+    run = effects_run.EffectsRun(options.competition_dir, options.work_dir, tuple(options.checkpoints or ()),
+                                 options.ensemble, options.truth, options.quantile)
+    measured = effects_run.measure_effects(run)
+    path = (options.out or options.work_dir) / f"{run.name}.csv"
+    report_effects.write_effects(measured, path)
+    _say(f"{report_effects.effects_text(measured, markdown=options.markdown)}\n\n{path}")
+
+
 def score_command(options: argparse.Namespace) -> None:
     """Say the year's metric of a submission with its 95 % interval, bootstrapped over soundscapes."""
     from birdkit import submission
     from birdkit.profiles import profile
 
-    interval = submission.score_interval(options.submission, options.truth, options.year)
-    _say(f"{profile(options.year).metric} {interval}")
+    metric = options.metric or profile(options.year).metric
+    interval = submission.score_interval(options.submission, options.truth, options.year, metric=metric)
+    _say(f"{metric} {interval}")
+    if options.per_class:
+        _say(_shown(submission.score_classes(options.submission, options.truth)))
 
 
 def check_command(options: argparse.Namespace) -> None:
     """Say that a submission is as the host wants it, or what is wrong."""
-    from birdkit import submission
+    from birdkit import profiles, submission
 
-    table = submission.validate(options.submission, options.competition_dir)
-    _say(f"{options.submission}: {len(table)} rows, {len(table.columns)} classes, ready to submit")
+    competition = profiles.recognise(options.competition_dir, year=options.year)
+    table = submission.validate(options.submission, options.competition_dir, competition)
+    _say(f"{options.submission}: {len(table)} windows, {len(table.columns)} classes, {competition.row_format} as in "
+         f"{competition.year}, ready to submit{' if what was guessed is right' if competition.guessed else ''}")
 
 
 def report_command(options: argparse.Namespace) -> None:
     """Write the page of pictures and figures of a finished pipeline and say where."""
     from birdkit import report as pictures
 
-    _say(f"report: {pictures.page(options.competition_dir, options.work_dir, truth=options.truth)}")
+    _say(f"report: {pictures.page(options.competition_dir, options.work_dir, truth=options.truth, year=options.year)}")
 
 
 def models_command(options: argparse.Namespace) -> None:
@@ -195,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("generate", help="write a small generated competition to try things on")
     command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("--year", type=int, default=2025, help="whose files and rows (default: %(default)s)")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--tiny", action="store_true", help="the size of the tests, made in seconds")
     command.set_defaults(command=generate_command)
 
     command = commands.add_parser("pipeline", help="run notebooks 01 to 04 on a competition's files")
@@ -211,6 +242,8 @@ def _parser() -> argparse.ArgumentParser:
                          help="other models of the same kind, to see how much they differ (default: %(default)s)")
     command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
                          help="a change of the recipe, such as train__epochs=5; values are JSON")
+    command.add_argument("--ensemble", type=Path, metavar="FILE", help="submit these models, see birdkit.ensembles")
+    _add_year(command)
     command.set_defaults(command=pipeline_command)
 
     command = commands.add_parser("pack", help="write the recordings once, cut and resampled, to read them faster")
@@ -238,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--files", nargs="+", default=[], metavar="FILE", help="only these, relative to --root")
     command.add_argument("--out", type=Path, metavar="FILE", help="default: WORK_DIR/pseudo_labels_r<ROUND>.parquet")
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    _add_year(command)
     command.set_defaults(command=label_command)
 
     command = commands.add_parser("train", help="train one split, as notebook 03 does; torchrun can start it")
@@ -255,7 +289,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--resume-from", default="", metavar="DIR", help="what an earlier session has left")
     command.add_argument("--ends", type=float, default=0.0, metavar="TIME",
                          help="seconds since 1970 at which to save and stop, such as $(date -d '11 hours' +%%s)")
+    _add_year(command)
     command.set_defaults(command=train_command)
+
+    command = commands.add_parser("train-calls", help="train a call detector, the gate of a submission")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where notebook 04 will look for it")
+    command.add_argument("--recipe", default="call_detector", help="a named run config (default: %(default)s)")
+    command.add_argument("--split", type=int, default=0, help="that validates; -1 for none (default: %(default)s)")
+    command.add_argument("--set", type=_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+                         help="a change of the recipe, such as train__epochs=5; values are JSON")
+    command.add_argument("--labelled", type=_folder, nargs="+", action="extend", default=[], metavar="CSV=DIR",
+                         help="short files with and without birds, and their table of itemid and hasbird")
+    command.add_argument("--noise", type=Path, nargs="+", action="extend", default=[], metavar="DIR",
+                         help="audio in which nothing calls")
+    _add_year(command)
+    command.set_defaults(command=train_calls_command)
 
     command = commands.add_parser("compare", help="train a table of runs with several seeds each, and compare them")
     command.add_argument("table", type=Path, metavar="TABLE", help="a TOML file, see birdkit.plan.Table")
@@ -275,15 +324,32 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
     command.set_defaults(command=rounds_command)
 
+    command = commands.add_parser("effects", help="what every published post-processing does to the metric")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    command.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where notebook 01 wrote its tables")
+    command.add_argument("--checkpoints", type=Path, nargs="+", metavar="FILE",
+                         help="of one split (default: those of round 0 in WORK_DIR)")
+    command.add_argument("--ensemble", default="", metavar="FILE", help="these models instead, see birdkit.ensembles")
+    command.add_argument("--truth", type=Path, help="measure on the test soundscapes that it has rows for (default: on "
+                         "the validation of the models' split)")
+    command.add_argument("--quantile", type=float, metavar="Q", help="score decisions: above this quantile of all "
+                         "probabilities or not (first seed: 0.85)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="for the CSV file (default: WORK_DIR)")
+    command.add_argument("--markdown", action="store_true", help="say the tables as markdown")
+    command.set_defaults(command=effects_command)
+
     command = commands.add_parser("score", help="score a submission against a truth")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
     command.add_argument("truth", type=Path, metavar="TRUTH")
     command.add_argument("--year", type=int, required=True, help="whose metric")
+    command.add_argument("--metric", default="", metavar="NAME", help="another one, see birdkit.metrics.METRICS")
+    command.add_argument("--per-class", action="store_true", help="also the figures of every class, worst first")
     command.set_defaults(command=score_command)
 
     command = commands.add_parser("check", help="check a submission before it is submitted")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    _add_year(command)
     command.set_defaults(command=check_command)
 
     command = commands.add_parser("models", help="list the models and front ends there are, with size and speed")
@@ -300,8 +366,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
     command.add_argument("work_dir", type=Path, metavar="WORK_DIR")
     command.add_argument("--truth", type=Path, help="of the test soundscapes, where it is known")
+    _add_year(command)
     command.set_defaults(command=report_command)
     return parser
+
+
+def _add_year(command: argparse.ArgumentParser) -> None:
+    """The option by which a person states what is recognised otherwise."""
+    command.add_argument("--year", type=int, default=0, metavar="YEAR",
+                         help="of the competition's files (default: recognised by them)")
 
 
 def _change(text: str) -> tuple[str, Any]:

@@ -32,6 +32,7 @@ class Validated:
     classes        names of the K classes
     metric         a name in birdkit.metrics.METRICS
     origin         what was trained, as JSON has it
+    decisions      (R, K) bool, what was made of the probabilities, for a metric that judges decisions; None for others
     """
 
     truth: np.ndarray
@@ -40,13 +41,15 @@ class Validated:
     classes: tuple[str, ...]
     metric: str
     origin: dict[str, Any] = field(default_factory=dict)
+    decisions: np.ndarray | None = None
 
     def save(self, path: Path | str) -> None:
         """Write an npz file, by way of a temporary one: it is there whole or not at all."""
         partial = Path(path).with_suffix(".partial.npz")
+        tables: dict[str, Any] = {} if self.decisions is None else {"decisions": self.decisions}
         np.savez_compressed(partial, truth=self.truth.astype(np.uint8), probabilities=self.probabilities,
                             groups=self.groups, classes=np.array(self.classes), metric=np.array(self.metric),
-                            origin=np.array(json.dumps(self.origin)))
+                            origin=np.array(json.dumps(self.origin)), **tables)
         partial.replace(path)
 
     @classmethod
@@ -54,16 +57,22 @@ class Validated:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             return cls(file["truth"], file["probabilities"], file["groups"], tuple(file["classes"].tolist()),
-                       str(file["metric"]), json.loads(str(file["origin"])))
+                       str(file["metric"]), json.loads(str(file["origin"])),
+                       file.get("decisions"))
+
+    @property
+    def judged(self) -> np.ndarray:
+        """What the metric judges, (R, K): the decisions where there are any, else the probabilities."""
+        return self.probabilities if self.decisions is None else self.decisions
 
     @property
     def score(self) -> float:
         """The metric."""
-        return METRICS[self.metric](self.truth, self.probabilities)
+        return METRICS[self.metric](self.truth, self.judged)
 
     def interval(self) -> Interval:
         """The metric with its bootstrap interval over files."""
-        return bootstrap_interval(self.truth, self.probabilities, self.groups, metric=self.metric)
+        return bootstrap_interval(self.truth, self.judged, self.groups, metric=self.metric)
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ def _draw(tables: Mapping[int, Mapping[str, Mapping[int, Validated]]], runs: Map
     for split, table in sorted(tables.items()):
         generator = np.random.default_rng([seed, split])
         every = [one for trainings in table.values() for one in trainings.values()]
-        draws = bootstrap_draws(every[0].truth, [one.probabilities for one in every], every[0].groups, metric=metric,
+        draws = bootstrap_draws(every[0].truth, [one.judged for one in every], every[0].groups, metric=metric,
                            n_draws=n_draws, seed=int(generator.integers(2**32)))
         first = 0
         for name, trainings in table.items():

@@ -18,6 +18,7 @@ VERSION = 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CACHED_SAMPLES = 640_000  # of waves that go through a CPU at once
+CACHED_FRAMES = 128  # of a spectrogram that a CPU works off at once: bins of 48 s are 25 MB, bins of these one
 
 
 class FrontEnd(nn.Module):
@@ -101,23 +102,29 @@ class FrontEnd(nn.Module):
     def _decibels(self, wave: Tensor) -> Tensor:
         """(B, N) -> mel bands in decibels, (B, F, T)."""
         config = self.config
-        bins = torch.stft(wave, config.n_fft, config.hop_samples, window=self.window, center=True,
-                          pad_mode=config.edges, return_complex=True)  # (B, bins, 1 + N // hop)
+        frames = functional.pad(wave.unsqueeze(1), (config.n_fft // 2,) * 2, mode=config.edges).squeeze(1)
+        frames = frames.unfold(1, config.n_fft, config.hop_samples)  # (B, 1 + N // hop, n_fft), a view
         # A clip of N samples has one frame more than N / hop, centred on the sample after its end: it belongs to the
         # next clip, and without it the frames divide evenly.
-        first = 0 if config.frames is None else (bins.shape[2] - config.kept_frames) // 2
-        bins = bins.transpose(1, 2)[:, first:first + config.kept_frames]  # (B, T, bins), as it lies in memory
-        power = bins.real.square().addcmul_(bins.imag, bins.imag)
-        if config.power != 2.0:
-            power = power.pow(config.power / 2)
-        # A mel band holds few bins: multiplying block by block leaves out most of the zeros.
-        blocks = [self.mel[low:high, start:stop] @ power[..., start:stop].transpose(1, 2)
-                  for low, high, start, stop in self.blocks]
-        decibels = (20 / config.power) * torch.log10(torch.cat(blocks, 1).clamp_min(config.floor))
+        first = 0 if config.frames is None else (frames.shape[1] - config.kept_frames) // 2
+        frames = frames[:, first:first + config.kept_frames]  # (B, T, n_fft)
+        at_once = max(1, CACHED_FRAMES // len(wave)) if wave.device.type == "cpu" and len(wave) else frames.shape[1]
+        bands = torch.cat([self._bands(part) for part in frames.split(at_once, 1)], 2)
+        decibels = (20 / config.power) * torch.log10(bands.clamp_min(config.floor))
         if config.top_db is not None:
             loudest = decibels.amax((1, 2), keepdim=True)
             decibels = torch.maximum(decibels, loudest - config.top_db)
         return decibels
+
+    def _bands(self, frames: Tensor) -> Tensor:
+        """(B, T, n_fft) -> the energy of the mel bands, (B, F, T)."""
+        bins = torch.fft.rfft(frames * self.window)  # (B, T, bins)
+        power = bins.real.square().addcmul_(bins.imag, bins.imag)
+        if self.config.power != 2.0:
+            power = power.pow(self.config.power / 2)
+        # A mel band holds few bins: multiplying block by block leaves out most of the zeros.
+        return torch.cat([self.mel[low:high, start:stop] @ power[..., start:stop].transpose(1, 2)
+                          for low, high, start, stop in self.blocks], 1)
 
     def _scale(self, decibels: Tensor) -> Tensor:
         """(B, F, T) decibels to the range the network sees; a constant clip, or band, becomes zeros."""

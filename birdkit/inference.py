@@ -6,29 +6,28 @@ of the next soundscapes run in threads beside the network of this one. Not here:
 """
 from __future__ import annotations
 
+import dataclasses
 import logging
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from birdkit import postprocess
-from birdkit.audio import AudioError
-from birdkit.config import MEANS
+from birdkit import blending, postprocess
+from birdkit.config import MEANS, Member
 from birdkit.config.base import one_of
+from birdkit.levels import Levels
+from birdkit.listening import Listened, Listener
 from birdkit.output import SEDOutput
-from birdkit.pace import Clock, Pace, one_thread
-from birdkit.predictor import LEAST_WINDOW_S, Predictor, View, join_outputs, load_predictors
+from birdkit.pace import Clock, one_thread
+from birdkit.predictor import Predictor, load_predictors
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
 from birdkit.tables import CALL
+from birdkit.view import LEAST_WINDOW_S
 from birdkit.windows import n_windows
 
 __all__ = ["Ensemble", "Heard", "PredictionError", "Predictions", "Predictor", "load_predictors", "predict",
@@ -37,7 +36,6 @@ __all__ = ["Ensemble", "Heard", "PredictionError", "Predictions", "Predictor", "
 log = logging.getLogger(__name__)
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
-LEAST_PROBABILITY = 1e-7  # float32 knows no more about a probability near one
 
 
 class PredictionError(RuntimeError):
@@ -51,10 +49,36 @@ class Predictions:
     table   DataFrame[file, start_s, end_s, <classes>], float32 probabilities; a row per window in the order of the
             files. end_s is start_s + window_s also where the soundscape ends earlier: it names the window
     faults  DataFrame[file, reason] of the soundscapes without rows
+    durations_s  length of each soundscape that has rows
+    notes   what is unusual about some of these
+    dropped  what was left out because time was short, and from which soundscape on, in words
     """
 
     table: pd.DataFrame
     faults: pd.DataFrame
+    durations_s: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What the predictors of an ensemble hear in one soundscape, each alone.
+
+    apart       (P, W, K) float32, after what each predictor does to its own windows and before anything that is done to
+                all; NaN in classes in which it has no say, and where it was left out because time was short
+    calls       (W,) probability of a call, 1 without a gate
+    duration_s  length of the soundscape
+    notes       what is unusual about it
+    n_used      predictors that heard it, from the front of the list
+    """
+
+    name: str
+    apart: np.ndarray
+    calls: np.ndarray
+    duration_s: float
+    notes: tuple[str, ...]
+    n_used: int
 
 
 @dataclass(frozen=True)
@@ -62,8 +86,7 @@ class Heard:
     """What an ensemble hears in one soundscape.
 
     probabilities  (W, K) float32
-    apart          (P, W, K) float32 what each predictor hears alone, before post-processing, NaN in classes that it
-                   does not know; without predictors, (0, W, K), where nobody asked for it
+    apart          (P, W, K) float32 as `Apart` has it; without predictors, (0, W, K), where nobody asked for it
     duration_s     length of the soundscape
     """
 
@@ -76,8 +99,9 @@ class Heard:
 def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, window_s: float,
             root: Path | str | None = None, weights: Sequence[float] | None = None,
             classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
-            stride_s: float | None = None, mean: str = MEANS[0], progress: bool = True,
-            deadline: Clock | None = None, workers: int = 0) -> Predictions:
+            stride_s: float | None = None, mean: str = MEANS[0], members: Sequence[Member] | None = None,
+            progress: bool = True, deadline: Clock | None = None, workers: int = 0,
+            interim: Callable[[Predictions], object] | None = None, every_s: float = 180.0) -> Predictions:
     """Predict every window of soundscape files with an ensemble. Constant memory but for the rows.
 
     A file that cannot be read goes to `faults` with the reason and costs nothing else.
@@ -93,11 +117,15 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
               None nothing is gated. With "none" gates are not used; anything else without one is an error
     stride_s  from the start of one window to the next; None for window_s, windows that follow each other. The last one
               is the first that reaches the end
-    mean      of what the predictors say of a window, one of birdkit.config.MEANS: of "probabilities", or of their
-              "logits", in which one sure predictor outweighs several that only suspect
-    deadline  when time grows short predictors are left out from the end of the list, and when it is up the remaining
-              files go to `faults`. Gates stay: files with and without one could not be compared
+    mean      how what the predictors say of a window becomes one, a name in birdkit.blending.BLENDS. "rank" and
+              "histogram" keep every predictor's rows until the last file is predicted
+    members   of birdkit.postprocess, done to what is blended; None for what the first predictor's config says
+    deadline  when time grows short, test-time augmentation (overlapping and shifted clips) is left out, then predictors
+              from the end of the list (see birdkit.pace.Pace), and when it is up the remaining files go to `faults`.
+              What fewer predictors heard is made comparable, see birdkit.levels. Gates stay: files with and without
+              one could not be compared
     workers   threads that read and transform ahead, 0 for one per core, at most four
+    interim   called with what is predicted so far, each time that `every_s` seconds have passed
 
     Raises ValueError for files named twice, no predictors, weights that do not fit, a class nobody knows, gates that
     are no call detectors; PredictionError where a probability is not finite, naming the file.
@@ -107,10 +135,10 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
         raise ValueError(f"files named twice: {sorted({name for name in names if names.count(name) > 1})[:3]}")
     folder = Path(root) if root is not None else Path()
     ensemble = Ensemble(predictors, window_s=window_s, weights=weights, classes=classes, gates=gates, gate=gate,
-                        stride_s=stride_s, mean=mean)
+                        stride_s=stride_s, mean=mean, members=members)
     bar = tqdm(names, desc="predict", unit="file", disable=not progress, mininterval=1.0)
     return ensemble.run(((name, lambda name=name: SoundscapeFile(folder / name)) for name in bar),  # type: ignore[misc]
-                        len(names), deadline=deadline, workers=workers)
+                        len(names), deadline=deadline, workers=workers, interim=interim, every_s=every_s)
 
 
 def predict_waves(waves: Iterable[tuple[str, np.ndarray]], predictors: Sequence[Predictor], *, window_s: float,
@@ -132,29 +160,16 @@ def predict_wave(wave: np.ndarray, predictors: Sequence[Predictor], *, window_s:
     return table.drop(columns=list(WINDOW_COLUMNS)).to_numpy()
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One piece of a soundscape on its way to the network.
-
-    prepared  the images of its clips and their first samples, per view, when the threads are done
-    """
-
-    name: str
-    soundscape: Soundscape
-    prepared: Future[dict[View, tuple[Tensor, np.ndarray]]]
-    first: bool
-    last: bool
-
-
 class Ensemble:
     """Predictors with their weights, as one thing that predicts soundscapes. See `predict` for arguments and errors."""
 
     def __init__(self, predictors: Sequence[Predictor], *, window_s: float, weights: Sequence[float] | None = None,
                  classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
-                 stride_s: float | None = None, mean: str = MEANS[0]) -> None:
+                 stride_s: float | None = None, mean: str = MEANS[0],
+                 members: Sequence[Member] | None = None) -> None:
         if not predictors:
             raise ValueError("no predictors: nothing can be predicted")
-        one_of("mean", mean, MEANS)
+        one_of("mean", mean, tuple(blending.BLENDS))
         if stride_s is not None and not stride_s > 0:
             raise ValueError(f"stride_s = {stride_s} must be above 0")
         self.mean = mean
@@ -166,8 +181,8 @@ class Ensemble:
             raise ValueError(f"weights {self.weights} must be {len(predictors)} numbers >= 0, not all 0")
         known = dict.fromkeys(name for predictor in predictors for name in predictor.classes)
         self.classes = tuple(known if classes is None else classes)
-        # (predictors, K): the weight of each predictor in each class, 0 where it does not know the class
-        self.shares = np.array([[weight * (name in predictor.classes) for name in self.classes]
+        # (predictors, K): the weight of each predictor in each class, 0 where it has no say
+        self.shares = np.array([[weight * (name in predictor.speaks_for) for name in self.classes]
                                 for predictor, weight in zip(predictors, self.weights, strict=True)])
         nobody = [name for name, total in zip(self.classes, self.shares.sum(0), strict=True) if total <= 0]
         if nobody:
@@ -175,19 +190,36 @@ class Ensemble:
         # Fewer predictors than this would leave a class without anyone who knows it.
         self.least = 1 + int((np.cumsum(self.shares, axis=0) > 0).all(1).argmax())
         self.settings = self.predictors[0].config.inference
+        self.members = self.settings.postprocess if members is None else tuple(members)
+        postprocess.check_members(self.members)
         self.how = gate or ("none" if gates is None else self.settings.gate)
         self.gates = _checked_gates(gates or (), self.how)
-        self.makers = {one.view: one for one in reversed([*self.predictors, *self.gates])}
 
     def run(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
-            deadline: Clock | None = None, workers: int = 0) -> Predictions:
+            deadline: Clock | None = None, workers: int = 0, interim: Callable[[Predictions], object] | None = None,
+            every_s: float = 180.0) -> Predictions:
         """Predict soundscapes that are opened one after the other, reading ahead in threads.
 
         n_soundscapes  how many there are, for the share of the time each may take; needed with a deadline
         """
         faults: dict[str, str] = {}
-        heard = self.stream(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers)
-        return self._table([(one.name, one.probabilities) for one in heard], faults)
+        dropped: list[str] = []
+        levels = self._levels(deadline)
+        rows: list[tuple[Apart, np.ndarray | None]] = []
+        told_s = time.monotonic()
+        for one in self.listen(named, n_soundscapes, faults=faults, dropped=dropped, deadline=deadline,
+                                workers=workers):
+            if blending.needs_all_rows(self.mean):
+                rows.append((one, None))
+            else:
+                rows.append((dataclasses.replace(one, apart=one.apart[:0], calls=one.calls[:0]),
+                             self._joined(one, levels)))
+            if interim is not None and time.monotonic() - told_s >= every_s:
+                interim(self._predictions(rows, faults, dropped))
+                told_s = time.monotonic()
+        if faults:
+            log.warning("%d soundscapes could not be predicted, the first: %s", len(faults), next(iter(faults.items())))
+        return self._predictions(rows, faults, dropped)
 
     def stream(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
                faults: dict[str, str], apart: bool = False, deadline: Clock | None = None,
@@ -196,134 +228,103 @@ class Ensemble:
 
         faults  soundscapes that cannot be predicted are entered with the reason, as they are met
         apart   True also says what each predictor hears alone
+
+        Raises ValueError for a way of blending that needs the rows of all soundscapes, which only `run` has.
         """
-        pace = Pace(n_soundscapes, len(self.predictors), self.least, deadline)
-        outputs: list[list[SEDOutput]] = []
-        heard: list[list[SEDOutput]] = []
-        starts: list[dict[View, np.ndarray]] = []
-        for piece in self._pieces(named, faults, pace, workers or min(os.cpu_count() or 1, 4)):
-            if piece.first:
-                outputs, heard, starts = [[] for _ in range(pace.affordable())], [[] for _ in self.gates], []
-            if piece.name in faults:
-                continue
-            try:
-                prepared = piece.prepared.result()
-            except AudioError as error:
-                faults[piece.name] = error.reason
-                continue
-            starts.append({view: first for view, (_, first) in prepared.items()})
-            for index, parts in enumerate(outputs):
-                predictor = self.predictors[index]
-                with pace.timing(index):
-                    parts.append(predictor(prepared[predictor.view][0]))
-            for one, parts in zip(self.gates, heard, strict=True):
-                parts.append(one(prepared[one.view][0]))
-            if piece.last:
-                joined = {view: np.concatenate([part[view] for part in starts]) for view in starts[0]}
-                whole, calls = ([join_outputs(parts) for parts in some] for some in (outputs, heard))
-                with one_thread():
-                    combined, single = self._combine(piece, whole, calls, joined, apart)
-                pace.soundscape_done()
-                yield Heard(piece.name, combined, single, piece.soundscape.duration_s)
+        if blending.needs_all_rows(self.mean):
+            raise ValueError(f"mean = {self.mean!r} needs the rows of all soundscapes, but one is asked for at a time")
+        levels = self._levels(deadline)
+        for one in self.listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers):
+            yield Heard(one.name, self._joined(one, levels), one.apart if apart else one.apart[:0], one.duration_s)
 
-    def _pieces(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], faults: dict[str, str], pace: Pace,
-              workers: int) -> Iterator[Piece]:
-        """Jobs in order, `workers` of them being prepared while one is worked off."""
-        threads = torch.get_num_threads()
-        ahead: deque[Piece] = deque()
-        with ThreadPoolExecutor(workers, "birdkit-read") as pool:
-            try:
-                for name, opened in named:
-                    if pace.is_over():
-                        faults[name] = "no time was left"
-                        continue
-                    try:
-                        soundscape = opened()
-                    except AudioError as error:
-                        faults[name] = error.reason
-                        continue
-                    pieces = soundscape.pieces()
-                    for index, piece in enumerate(pieces):
-                        future = pool.submit(self._prepare, soundscape, *piece)
-                        ahead.append(Piece(name, soundscape, future, index == 0, index == len(pieces) - 1))
-                        if len(ahead) > workers:
-                            yield ahead.popleft()
-                while ahead:
-                    yield ahead.popleft()
-            finally:
-                pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(threads)  # the readers' setting is the default of threads begun later
+    def _levels(self, deadline: Clock | None) -> Levels | None:
+        """What keeps soundscapes comparable that fewer predictors hear; nothing where that cannot happen, and where
+        blending itself compares rows by their ranks."""
+        if deadline is None or len(self.predictors) == self.least or blending.needs_all_rows(self.mean):
+            return None
+        return Levels(self.shares, self.mean, self.least)
 
-    def _prepare(self, soundscape: Soundscape, first_s: float, stop_s: float) -> dict[View, tuple[Tensor, np.ndarray]]:
-        """Images and first samples of the clips that start in a range of time, once per view."""
-        torch.set_num_threads(1)  # of this reader thread: the cores belong to the network
-        prepared = {}
-        for view, predictor in self.makers.items():
-            rate_hz = view.frontend.sample_rate_hz
-            starts = view.starts(soundscape.n_samples(rate_hz))
-            starts = starts[(starts >= first_s * rate_hz) & (starts < stop_s * rate_hz)]
-            prepared[view] = predictor.images(soundscape.clips(rate_hz, starts, view.frontend.n_samples)), starts
-        return prepared
+    def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
+               faults: dict[str, str], dropped: list[str] | None = None, deadline: Clock | None = None,
+               workers: int = 0) -> Iterator[Apart]:
+        """What each predictor hears, one soundscape after the other; arguments as for `stream`.
 
-    def _combine(self, piece: Piece, outputs: list[SEDOutput], heard: list[SEDOutput],
-                 starts: dict[View, np.ndarray], apart: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The weighted mean of the predictors' window probabilities, gated and post-processed, (W, K) float32; and
-        what each of them hears, as `Heard` has it."""
+        dropped  what is left out because time is short, and from where on, is entered in words
+        """
+        listener = Listener(self.predictors, self.gates, self.least)
+        for one in listener.listen(named, n_soundscapes, faults=faults, dropped=[] if dropped is None else dropped,
+                                   deadline=deadline, workers=workers):
+            with one_thread():
+                apart = self._apart(one)
+            yield apart
+
+    def _apart(self, heard: Listened) -> Apart:
+        """The window probabilities of each predictor, in the ensemble's columns, and of the call detectors' mean."""
         rate_hz = self.predictors[0].config.frontend.sample_rate_hz
-        windows = n_windows(piece.soundscape.n_samples(rate_hz), self.window_s * rate_hz,
+        windows = n_windows(heard.soundscape.n_samples(rate_hz), self.window_s * rate_hz,
                             least_samples=LEAST_WINDOW_S * rate_hz, stride_samples=self.stride_s * rate_hz)
 
         def of_windows(one: Predictor, output: SEDOutput) -> np.ndarray:
-            n_samples = piece.soundscape.n_samples(one.config.frontend.sample_rate_hz)
-            return one.window_probabilities(output, starts[one.view], n_samples, windows, self.window_s,
-                                            stride_s=self.stride_s)
+            n_samples = heard.soundscape.n_samples(one.config.frontend.sample_rate_hz)
+            values = one.window_probabilities(output, heard.starts[one.view], n_samples, windows, self.window_s,
+                                              stride_s=self.stride_s)
+            faulty = np.count_nonzero(~np.isfinite(values))
+            if faulty:
+                raise PredictionError(f"{heard.name}: {faulty} of {values.size} probabilities are not finite, from "
+                                      f"predictors {one.hash[:12] or one.config.name}")
+            if not one.postprocess:
+                return values
+            return postprocess.apply(np.clip(values, 0, 1), one.postprocess, classes=one.classes, file=heard.name)
 
-        total = np.zeros((windows, len(self.classes)))
-        single = np.full((len(outputs) if apart else 0, windows, len(self.classes)), np.nan, np.float32)
+        apart = np.full((len(self.predictors), windows, len(self.classes)), np.nan, np.float32)
         column = {name: index for index, name in enumerate(self.classes)}
-        for index, (predictor, output) in enumerate(zip(self.predictors, outputs, strict=False)):
-            values, share = of_windows(predictor, output), self.shares[index]
-            pairs = [(own, column[name]) for own, name in enumerate(predictor.classes) if name in column]
-            own, into = (list(side) for side in zip(*pairs, strict=True)) if pairs else ([], [])
-            known = values[:, own]
-            total[:, into] += share[into] * (_logit(known) if self.mean == "logits" else known)
-            if apart:
-                single[index][:, into] = known
-        total /= self.shares[:len(outputs)].sum(0)
-        if self.mean == "logits":
-            total = 1 / (1 + np.exp(-total))
+        for into, predictor, output in zip(apart, self.predictors, heard.outputs, strict=False):
+            pairs = [(column[name], own) for own, name in enumerate(predictor.classes)
+                     if name in column and name in predictor.speaks_for]
+            values = of_windows(predictor, output)
+            for to, own in pairs:
+                into[:, to] = values[:, own]
         calls = np.ones(windows)
         if self.gates:
-            calls = np.average([of_windows(one, output)[:, 0] for one, output in zip(self.gates, heard, strict=True)],
+            calls = np.average([of_windows(one, output)[:, 0]
+                                for one, output in zip(self.gates, heard.calls, strict=True)],
                                axis=0, weights=[one.share for one in self.gates])
-        faulty = np.count_nonzero(~np.isfinite(total)) + np.count_nonzero(~np.isfinite(calls))
-        if faulty:
-            everyone = [*zip(self.predictors, outputs, strict=False), *zip(self.gates, heard, strict=True)]
-            broken = [one.hash[:12] or one.config.name for one, output in everyone
-                      if not bool(output.segment_logits.isfinite().all())]
-            asked = total.size + calls.size * bool(self.gates)
-            raise PredictionError(f"{piece.name}: {faulty} of {asked} probabilities are not finite, from "
-                                  f"predictors {', '.join(broken) or 'unknown'}")
-        gated = postprocess.gate(np.clip(total, 0, 1), np.clip(calls, 0, 1), how=self.how,
+        return Apart(heard.name, apart, calls, heard.soundscape.duration_s, heard.soundscape.notes,
+                     len(heard.outputs))
+
+    def _joined(self, one: Apart, levels: Levels | None) -> np.ndarray:
+        """The probabilities of one soundscape's windows, (W, K) float32, blended by a way that needs no others."""
+        blended = blending.blend(one.apart, self.shares, self.mean)
+        if levels is not None and one.n_used == len(self.predictors):
+            levels.learn(one.apart, blended)
+        elif levels is not None:
+            blended = levels.lift(blended, one.n_used)
+        return self._finished(one, blended)
+
+    def _finished(self, one: Apart, blended: np.ndarray) -> np.ndarray:
+        """What is blended, gated and post-processed, (W, K) float32."""
+        gated = postprocess.gate(np.clip(blended, 0, 1), np.clip(one.calls, 0, 1), how=self.how,
                                  threshold=self.settings.gate_threshold)
-        return postprocess.apply(gated, self.settings.postprocess).astype(np.float32), single
+        return postprocess.apply(gated, self.members, classes=self.classes, file=one.name).astype(np.float32)
 
-    def _table(self, rows: list[tuple[str, np.ndarray]], faults: dict[str, str]) -> Predictions:
-        counts = [len(values) for _, values in rows]
-        values = np.concatenate([np.zeros((0, len(self.classes)), np.float32), *(values for _, values in rows)])
+    def _predictions(self, rows: Sequence[tuple[Apart, np.ndarray | None]], faults: Mapping[str, str],
+                     dropped: Sequence[str]) -> Predictions:
+        """The table of what is predicted so far; rows that are not blended yet are blended with each other."""
+        finished = [values for _, values in rows if values is not None]
+        if rows and not finished:
+            ends = np.cumsum([len(one.calls) for one, _ in rows])
+            blended = blending.blend(np.concatenate([one.apart for one, _ in rows], axis=1), self.shares, self.mean)
+            finished = [self._finished(one, part)
+                        for (one, _), part in zip(rows, np.split(blended, ends[:-1]), strict=True)]
+        counts = [len(values) for values in finished]
+        values = np.concatenate([np.zeros((0, len(self.classes)), np.float32), *finished])
         start_s = np.concatenate([np.zeros(0), *(np.arange(count) * self.stride_s for count in counts)])
-        windows = pd.DataFrame({"file": np.repeat(np.array([name for name, _ in rows], dtype=object), counts),
-                                "start_s": start_s, "end_s": start_s + self.window_s})
+        names = np.array([one.name for one, _ in rows], dtype=object)
+        windows = pd.DataFrame({"file": np.repeat(names, counts), "start_s": start_s, "end_s": start_s + self.window_s})
         table = pd.concat([windows, pd.DataFrame(values, columns=list(self.classes))], axis=1)
-        if faults:
-            log.warning("%d soundscapes could not be predicted, the first: %s", len(faults), next(iter(faults.items())))
-        return Predictions(table, pd.DataFrame({"file": list(faults), "reason": list(faults.values())}, dtype=object))
-
-
-def _logit(probabilities: np.ndarray) -> np.ndarray:
-    """Logits in float64, no further from 0 than those of LEAST_PROBABILITY: a probability of 0 says no more."""
-    values = np.clip(probabilities.astype(float), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-    return np.log(values) - np.log1p(-values)
+        return Predictions(table, pd.DataFrame({"file": list(faults), "reason": list(faults.values())}, dtype=object),
+                           {one.name: one.duration_s for one, _ in rows},
+                           {one.name: one.notes for one, _ in rows if one.notes}, tuple(dropped))
 
 
 def _checked_gates(gates: Sequence[Predictor], how: str) -> list[Predictor]:

@@ -32,6 +32,7 @@ class LabelRun:
     files     only these, relative to `root` or to the competition; none for all
     out       the table; None for the work folder's pseudo_labels_r<round>.parquet
     device    "auto" (a GPU where there is one), "cpu" or "cuda"
+    year      of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     """
 
     competition_dir: Path
@@ -44,6 +45,7 @@ class LabelRun:
     files: Sequence[Path | str] = ()
     out: Path | None = None
     device: str = "auto"
+    year: int = 0
 
     def config(self) -> LabelConfig:
         """How to label; ValueError, TypeError or KeyError where the recipe or a change is none."""
@@ -106,7 +108,8 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     01, no checkpoints of the round before, or no audio, and what birdkit.pseudolabel.label_files raises.
     """
     config, work = run.config(), kaggle.Workspace(run.work_dir)
-    competition, classes = profiles.recognise(run.competition_dir), profiles.read_classes(run.competition_dir)
+    competition = profiles.recognise(run.competition_dir, year=run.year)
+    classes = profiles.read_classes(run.competition_dir, competition)
     teachers = list(run.teachers) or work.teachers(run.round)
     recordings = _read_table(work.recordings, needed=config.recordings)
     soundscapes = _read_table(work.soundscapes, needed=run.root is None and not run.files)

@@ -1,13 +1,14 @@
-"""Soundscapes that the host labelled, as in BirdCLEF+ 2026: from annotated spans to labelled windows.
+"""Soundscapes that the host labelled, as in BirdCLEF 2021 and 2026: from annotated spans to labelled windows.
 
-The host's table there had every row twice, several labels in a cell, spans already pooled to 5 s, and 28 classes of
+In 2021 every window of 20 soundscapes had a row of its own, named as in the submission, that held names or "nocall".
+The host's table of 2026 had every row twice, several labels in a cell, spans already pooled to 5 s, and 28 classes of
 which there was no recording. A window that no span touches is not in the result: nobody said that it is empty.
 """
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from birdkit.tables import NOCALL, label_cells
 
 SPAN_TABLE = ("filename", "start", "end", "primary_label")
+ROW_TABLE = ("site", "audio_id", "seconds", "birds")  # 2021
 WINDOW_COLUMNS = ("file", "start_s", "end_s", "labels", "split")
 SEPARATOR = ";"
 
@@ -34,12 +36,16 @@ def parse_time_s(text: str) -> float:
     return sum(part * 60**power for power, part in enumerate(reversed(parts)))
 
 
-def read_spans(path: Path | str, *, folder: str) -> tuple[pd.DataFrame, list[str]]:
+def read_spans(path: Path | str, *, folder: str, files: Collection[str] = (),
+               window_s: float = 5.0) -> tuple[pd.DataFrame, list[str]]:
     """The spans of a host's table, each once, and the files of the rows that repeat another.
 
     path    csv with the columns SPAN_TABLE: start and end as `parse_time_s` reads them; labels separated by ";", of a
             span in which nothing calls none, or "nocall"
+            Or with the columns ROW_TABLE, as in 2021: seconds is where a window ends, names separated by a space
     folder  that its file names are relative to, itself relative to the competition
+    files   there are, for a table of rows: it names them without their date
+    window_s  what a row is about, for such a table
 
     Returns columns file, start_s, end_s, labels (joined by a space, in alphabetical order).
     Raises ValueError, naming the line, where columns are missing or a span is none.
@@ -48,6 +54,8 @@ def read_spans(path: Path | str, *, folder: str) -> tuple[pd.DataFrame, list[str
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if set(ROW_TABLE) <= set(rows):
+        rows = _spans_of_rows(rows, folder, files, window_s)
     missing = [name for name in SPAN_TABLE if name not in rows]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(rows.columns)}")
@@ -64,6 +72,16 @@ def read_spans(path: Path | str, *, folder: str) -> tuple[pd.DataFrame, list[str
     table = pd.DataFrame(found, columns=["file", "start_s", "end_s", "labels"])
     again = table.duplicated()
     return table[~again].reset_index(drop=True), table.loc[again, "file"].tolist()
+
+
+def _spans_of_rows(rows: pd.DataFrame, folder: str, files: Collection[str], window_s: float) -> pd.DataFrame:
+    """The table of 2021 as one of SPAN_TABLE; a file that is not there keeps the name that its rows give it."""
+    known = {PurePosixPath(file).stem.rpartition("_")[0]: PurePosixPath(file).relative_to(folder).as_posix()
+             for file in files if PurePosixPath(file).is_relative_to(folder)}
+    stems = rows["audio_id"] + "_" + rows["site"]
+    end_s = pd.to_numeric(rows["seconds"], errors="coerce")
+    return pd.DataFrame({"filename": stems.map(known).fillna(stems), "start": (end_s - window_s).map("{:g}".format),
+                         "end": rows["seconds"], "primary_label": rows["birds"].str.replace(" ", SEPARATOR)})
 
 
 def drop_foreign(spans: pd.DataFrame, classes: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
@@ -105,7 +123,7 @@ def audit_windows(path: Path | str, soundscapes: pd.DataFrame, classes: Sequence
 
     The lists: rows repeated, labels dropped that are no class, files that cannot be used, classes heard only here.
     """
-    spans, repeated = read_spans(path, folder=folder)
+    spans, repeated = read_spans(path, folder=folder, files=soundscapes["file"], window_s=window_s)
     spans, foreign = drop_foreign(spans, classes)
     known = soundscapes.set_index("file")
     there = spans["file"].isin(known.index)

@@ -1,16 +1,23 @@
-"""Time and threads of a prediction: how many models the time that is left affords, and one thread for small work."""
+"""Time and threads of a prediction: what the time that is left affords, and one thread for small work."""
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
 log = logging.getLogger(__name__)
+
+MEASURED = 3  # soundscapes before the first plan; the first of them, in which everything warms up, does not count
+RECENT = 32  # groups of soundscapes over which costs are averaged
+GROUP_S = 2.0  # that images which go through the networks together may take: no plan is made while they do
+SPARE = 0.9  # of the time there is, within which what was left out may come back
 
 
 class Clock(Protocol):
@@ -31,48 +38,125 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """With what a soundscape is predicted.
+
+    n_predictors  from the front of the list
+    augmented     False leaves out the clips that test-time augmentation adds
+    """
+
+    n_predictors: int
+    augmented: bool = True
+
+
+class Costs:
+    """Seconds per piece of work, over the last RECENT measurements."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)
+
+    def add(self, seconds: float, count: int) -> None:
+        """One measurement of `count` pieces."""
+        self._recent.append((seconds, count))
+
+    def each_s(self) -> float:
+        """The mean, 0 where nothing was measured."""
+        seconds, counts = (sum(column) for column in zip(*self._recent, strict=True)) if self._recent else (0.0, 0)
+        return seconds / max(counts, 1)
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._recent.clear()
+
+
 class Pace:
-    """How many predictors the time that is left affords, from the time that soundscapes have taken so far."""
+    """What the time that is left affords, from the time that soundscapes have taken so far.
+
+    In this order, as far as it must be: everything; no test-time augmentation; fewer and fewer predictors, from the end
+    of the list. What was left out comes back where time turns out to be ample. Never fewer than `least` predictors, and
+    no plan without a deadline.
+
+    n_soundscapes  to come
+    """
 
     def __init__(self, n_soundscapes: int, n_predictors: int, least: int, deadline: Clock | None) -> None:
         self.n_left = n_soundscapes
-        self.n_used = n_predictors
-        self.least = least
-        self.deadline = deadline
-        self.network_s = np.zeros(n_predictors)  # spent so far, per predictor
-        self.n_timed = np.zeros(n_predictors)
         self.n_done = 0
-        self.begin_s = time.monotonic()
+        self.deadline = deadline
+        self.now = Plan(n_predictors)
+        self.plans = [self.now, *(Plan(n, False) for n in range(n_predictors, least - 1, -1))]
+        self._network = [Costs() for _ in range(n_predictors)]
+        self._other = Costs()
+        self._images = np.zeros((2, n_predictors))  # of a soundscape, with augmentation and without
+        self._begin_s = time.monotonic()
+        self._in_networks_s = 0.0
 
     def is_over(self) -> bool:
         """True from the deadline on."""
         return self.deadline is not None and self.deadline.remaining() <= 0
 
     @contextlib.contextmanager
-    def timing(self, predictor: int) -> Iterator[None]:
-        """Count what happens inside as time of this predictor's network."""
+    def timing(self, predictor: int, images: int) -> Iterator[None]:
+        """Count what happens inside as time that this predictor's network takes for as many images."""
         begin_s = time.monotonic()
         yield
-        self.network_s[predictor] += time.monotonic() - begin_s
+        taken_s = time.monotonic() - begin_s
+        self._network[predictor].add(taken_s, images)
+        self._in_networks_s += taken_s
 
-    def soundscape_done(self) -> None:
-        """One soundscape fewer to come."""
-        self.n_done += 1
-        self.n_left -= 1
-        self.n_timed[:self.n_used] += 1
+    def done(self, n_soundscapes: int, images: Sequence[tuple[int, int]]) -> None:
+        """So many soundscapes fewer to come.
 
-    def affordable(self) -> int:
-        """The largest number of predictors, from the front of the list, that the soundscapes left have time for."""
-        if self.deadline is None or not self.n_done or self.n_left <= 0:
-            return self.n_used
-        each_s = self.network_s / np.maximum(self.n_timed, 1)
-        other_s = max(0.0, time.monotonic() - self.begin_s - self.network_s.sum()) / self.n_done
+        images  how many each predictor used had in all of them, with test-time augmentation and without; the first
+                number is that of the second where nobody made the others
+        """
+        now_s = time.monotonic()
+        self._other.add(max(0.0, now_s - self._begin_s - self._in_networks_s), n_soundscapes)
+        self._begin_s, self._in_networks_s = now_s, 0.0
+        each = np.array(images, dtype=float).T / n_soundscapes  # (2, predictors used)
+        self._images[:, :each.shape[1]] = np.maximum(each, self._images[:, :each.shape[1]])
+        if self.n_done == 0:  # the first one waited for memory, threads and caches
+            for costs in (*self._network, self._other):
+                costs.forget()
+        self.n_done += n_soundscapes
+        self.n_left -= n_soundscapes
+
+    def is_measuring(self) -> bool:
+        """True while nothing is known yet of what soundscapes cost, and something must be."""
+        return self.deadline is not None and self.n_done < MEASURED
+
+    def images_at_once(self, most: int) -> int:
+        """How many images may go through the networks together, at most `most`, so that a plan is kept to."""
+        if self.deadline is None:
+            return most
+        if self.is_measuring():
+            return 1
+        each_s = sum(costs.each_s() for costs in self._network[:self.now.n_predictors])
+        return int(min(most, max(1.0, GROUP_S / max(each_s, 1e-9))))
+
+    def plan(self) -> Plan:
+        """What to predict the next soundscapes with; a change is logged."""
+        if self.deadline is None or self.is_measuring() or self.n_left <= 0:
+            return self.now
         budget_s = self.deadline.remaining() / self.n_left
-        used = self.n_used
-        while used > self.least and other_s + each_s[:used].sum() > budget_s:
-            used -= 1
-        if used < self.n_used:
-            log.warning("%.0f s are left for %d soundscapes: %d of %d predictors from here on",
-                        self.deadline.remaining(), self.n_left, used, self.n_used)
-            self.n_used = used
-        return used
+        before = self.plans.index(self.now)
+        fitting = (number for number, plan in enumerate(self.plans)
+                   if self.cost_s(plan) <= budget_s * (SPARE if number < before else 1.0))
+        chosen = self.plans[next(fitting, len(self.plans) - 1)]
+        same = chosen.n_predictors == self.now.n_predictors and (self._images[0] == self._images[1]).all()
+        if chosen != self.now and not same:
+            log.warning("%.0f s are left for %d soundscapes: from here on %d of %d predictors, test-time augmentation "
+                        "%s", self.deadline.remaining(), self.n_left, chosen.n_predictors, len(self._network),
+                        "as asked for" if chosen.augmented else "left out")
+            self.now = chosen
+        return self.now
+
+    def cost_s(self, plan: Plan) -> float:
+        """Seconds that a soundscape takes with this plan, as far as it is known."""
+        images = self._images[0 if plan.augmented else 1]
+        networks_s = sum(costs.each_s() * count
+                         for costs, count in zip(self._network[:plan.n_predictors], images, strict=False))
+        # Reading costs the same whatever is predicted, front ends in proportion to the clips: the larger is assumed.
+        share = 1.0 if plan.augmented or not self.now.augmented else images[0] / max(self._images[0, 0], 1)
+        return networks_s + self._other.each_s() * share

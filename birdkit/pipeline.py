@@ -52,7 +52,7 @@ class Step:
 
 
 def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool = False, earlier: int = 0,
-          seed: int = 0, changes: Mapping[str, Any] | None = None) -> list[Step]:
+          seed: int = 0, changes: Mapping[str, Any] | None = None, ensemble: Path | None = None) -> list[Step]:
     """01 -> 03 -> (02 -> 03) * rounds -> 04; with `every_round`, a submission after each round to compare them.
 
     splits   the parts of the cross-validation to train, one run of 03 each
@@ -60,6 +60,7 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
     earlier  rounds before the one submitted whose checkpoints join its ensemble
     seed     0 for the recipe's own, see birdkit.recipes.Recipe.run
     changes  to the recipe's config, for 02 and 03
+    ensemble  a file of birdkit.ensembles, of which 04 makes the last submission instead of the round's checkpoints
 
     >>> [step.name for step in steps("tiny", [0], rounds=1)]
     ['01_preprocess', '03_train_fold_round0_split0', '02_pseudolabel_round1', '03_train_fold_round1_split0',
@@ -80,7 +81,8 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
             plan.append(step(TRAIN, {**of_seed, **(changes or {})}, ROUND=number, FOLD=split))
         if number == rounds or every_round:
             name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
-            plan.append(Step(INFER, {"ROUND": number, "EARLIER": min(earlier, number), "SUBMISSION": name}))
+            of_file = {"ENSEMBLE": str(ensemble.absolute())} if ensemble is not None and number == rounds else {}
+            plan.append(Step(INFER, {"ROUND": number, "EARLIER": min(earlier, number), "SUBMISSION": name, **of_file}))
     return plan
 
 
@@ -95,7 +97,8 @@ def find_notebooks() -> Path:
 
 def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "small", rounds: int | None = None,
         splits: Sequence[int] | None = None, every_round: bool = False, until_no_gain: bool = False, seed: int = 0,
-        changes: Mapping[str, Any] | None = None, notebooks: str | Path | None = None) -> Path:
+        changes: Mapping[str, Any] | None = None, ensemble: Path | None = None, year: int = 0,
+        notebooks: str | Path | None = None) -> Path:
     """Run the whole way and return the path of submission.csv.
 
     A step that is done is skipped, so a run that died goes on where it was: its marker in `work_dir`/executed holds
@@ -108,18 +111,27 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
                    before it is submitted
     seed           0 for the recipe's own; others give other models of the same kind, in work folders of their own
     changes        to the recipe's config when labelling and training, as for birdkit.settings.with_settings
+    ensemble       a file of birdkit.ensembles to submit instead of the last round's checkpoints; what it lists may be
+                   what this very run trains
+    year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     notebooks      their folder, default `find_notebooks()`
 
     Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or
-    TypeError, before anything runs, where a change is no setting.
+    TypeError, before anything runs, where a change is no setting or the ensemble's file is wrong.
     """
     folder = Path(notebooks) if notebooks else find_notebooks()
     work = Path(work_dir).absolute()
     (work / EXECUTED).mkdir(parents=True, exist_ok=True)
     chosen = recipes.get(recipe)
     with_settings(chosen.config, changes or {})
-    common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work)}
-    how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": changes}
+    if ensemble is not None:
+        from birdkit.ensembles import read_ensemble  # torch, too
+
+        read_ensemble(ensemble)
+    common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work),
+              **({"COMPETITION_YEAR": year} if year else {})}
+    how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": changes,
+                           "ensemble": ensemble}
     plan = steps(recipe, chosen.splits if splits is None else splits,
                  rounds=chosen.rounds if rounds is None else rounds, **how)
     before = repr(chosen)  # a recipe that was changed is another one

@@ -4,7 +4,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,18 @@ import torch
 from torch import Tensor
 
 from birdkit import checkpoint
-from birdkit.config import FrontEndConfig, RunConfig
+from birdkit.config import Member, RunConfig
 from birdkit.export import TorchClassifier, export, has_openvino
 from birdkit.frontend import FrontEnd
 from birdkit.models.base import Model, lengthen
 from birdkit.output import SEDOutput, probabilities
 from birdkit.settings import replace
-from birdkit.windows import clip_starts, window_bounds, window_coverage
+from birdkit.view import View
+from birdkit.windows import window_bounds
 
 log = logging.getLogger(__name__)
 
-LEAST_WINDOW_S = 0.1  # a rest of the file up to this is no window of its own, and below half of it no clip
 WINDOW_BLOCK = 256  # windows aggregated at a time
-
-
-@dataclass(frozen=True)
-class View:
-    """What predictors must have in common to share their images: front end, step from clip to clip, device."""
-
-    frontend: FrontEndConfig
-    step_s: float
-    device: str
-
-    def starts(self, n_samples: int) -> np.ndarray:
-        """First sample of each clip of a soundscape of this length."""
-        rate_hz = self.frontend.sample_rate_hz
-        return clip_starts(n_samples, self.frontend.n_samples, round(self.step_s * rate_hz),
-                           least_samples=LEAST_WINDOW_S / 2 * rate_hz)
 
 
 class Predictor:
@@ -55,8 +39,10 @@ class Predictor:
     seen_content  their contents, as birdkit.audio.check has them, as far as the training tables said
     pseudo      names and contents of those of them whose labels were pseudo-labels alone
     share       weight in an ensemble: one model at several scales counts as one
+    speaks_for  classes in which it has a say there: all it knows, unless an ensemble's file says otherwise
+    postprocess  members of birdkit.postprocess that are done to its windows before they join those of others
 
-    Raises ValueError where the front end is not the config's, or clip_step_s would leave audio that no clip hears.
+    Raises ValueError where the front end is not the config's, or how it shall predict does not fit the model.
     """
 
     def __init__(self, frontend: FrontEnd, classify: Callable[[Tensor], SEDOutput], *, config: RunConfig,
@@ -76,11 +62,15 @@ class Predictor:
         self.seen_content = seen_content
         self.pseudo = pseudo
         self.share = 1 / len(config.inference.scales)
+        self.speaks_for = frozenset(self.classes)
+        self.postprocess: tuple[Member, ...] = ()
         self.device = frontend.window.device
-        clip_s, step_s = config.frontend.clip_s, config.inference.clip_step_s
-        if step_s is not None and not 0 < step_s <= clip_s:
-            raise ValueError(f"clip_step_s = {step_s} must be above 0 and at most clip_s = {clip_s}")
-        self.view = View(config.frontend, clip_s if step_s is None else step_s, str(self.device))
+        self.view = View.of(config, str(self.device))
+        over_time = config.model.head_axis == "time"
+        if config.inference.window_shift and not over_time:
+            raise ValueError("window_shift moves windows by segments of time, but this head is over frequency")
+        if config.inference.doubled_context and over_time and n_segments % 2:
+            raise ValueError(f"doubled_context: {n_segments} segments cannot be halved between what a clip shows twice")
 
     @classmethod
     def of_model(cls, model: Model, config: RunConfig, classes: Sequence[str]) -> list[Predictor]:
@@ -97,8 +87,10 @@ class Predictor:
             return torch.cat([self.frontend(part.to(self.device)) for part in torch.from_numpy(clips).split(rows)])
 
     def __call__(self, images: Tensor) -> SEDOutput:
-        """(B, C, H, W) -> SEDOutput of B clips, in batches of the config's size."""
-        return join_outputs([self.classify(part) for part in images.split(self.config.inference.batch_size)])
+        """(B, C, H, W) -> SEDOutput of B clips; torch in batches of the config's size, OpenVINO image by image."""
+        one_by_one = getattr(self.classify, "backend", "torch") == "openvino"
+        at_once = len(images) if one_by_one else self.config.inference.batch_size
+        return join_outputs([self.classify(part) for part in images.split(at_once)])
 
     def window_probabilities(self, output: SEDOutput, starts: np.ndarray, n_samples: int, n_windows: int,
                              window_s: float, *, stride_s: float | None = None) -> np.ndarray:
@@ -109,16 +101,25 @@ class Predictor:
         frontend = self.config.frontend
         bounds = window_bounds(n_samples, window_s * frontend.sample_rate_hz, n_windows,
                                stride_samples=None if stride_s is None else stride_s * frontend.sample_rate_hz)
+        shift = self.config.inference.window_shift * frontend.n_samples / self.n_segments
+        # A window at an edge is moved as far as the soundscape goes: it keeps its length.
+        moved = [bounds + np.clip(by, -bounds[:, 0], n_samples - bounds[:, 1])[:, None]
+                 for by in ((-shift, 0.0, shift) if shift else (0.0,))]
+        values = torch.stack([self._pooled(output, starts, some) for some in moved])
+        return (values.mean(0) if shift else values[0]).numpy()
+
+    def _pooled(self, output: SEDOutput, starts: np.ndarray, bounds: np.ndarray) -> Tensor:
+        """Probabilities of windows with these bounds, (W, K)."""
+        before, after = self.view.context_samples, self.config.frontend.n_samples
         blocks = []
-        for block in np.array_split(bounds, range(WINDOW_BLOCK, n_windows, WINDOW_BLOCK)):
-            heard = (starts < block[-1, 1]) & (starts + frontend.n_samples > block[0, 0])
-            coverage = window_coverage(block, starts[heard], frontend.n_samples, self.n_segments,
-                                       axis=self.config.model.head_axis)
+        for block in np.array_split(bounds, range(WINDOW_BLOCK, len(bounds), WINDOW_BLOCK)):
+            heard = (starts - before < block[-1, 1]) & (starts + after > block[0, 0])
+            coverage = self.view.coverage(block, starts[heard], self.n_segments, self.config.model.head_axis)
             mask = torch.from_numpy(heard)
             part = SEDOutput(output.clip_logits[mask], output.segment_logits[mask], output.attention[mask],
                              output.pooled)
             blocks.append(probabilities(part, torch.from_numpy(coverage), pool=self.config.inference.pool))
-        return torch.cat(blocks).numpy()
+        return torch.cat(blocks)
 
 
 def scaled(config: RunConfig, times: int) -> RunConfig:
@@ -186,3 +187,10 @@ def join_outputs(parts: Sequence[SEDOutput]) -> SEDOutput:
     return SEDOutput(torch.cat([part.clip_logits for part in parts]),
                      torch.cat([part.segment_logits for part in parts]),
                      torch.cat([part.attention for part in parts]), parts[0].pooled)
+
+
+def split_output(output: SEDOutput, counts: Sequence[int]) -> list[SEDOutput]:
+    """The inverse of `join_outputs`: the outputs of as many clips as each count says."""
+    clips, segments, attention = (whole.split(list(counts))
+                                  for whole in (output.clip_logits, output.segment_logits, output.attention))
+    return [SEDOutput(*part, pooled=output.pooled) for part in zip(clips, segments, attention, strict=True)]

@@ -35,7 +35,6 @@ from birdkit.splits import STRATIFIED
 
 log = logging.getLogger(__name__)
 
-FOLDER = "train_audio"
 RECORDING_COLUMNS = ("file", "label", "secondary", "duration_s", "sample_rate_hz", "channels", "rating", "author",
                      "collection", "latitude", "longitude", "group", "content", "near_duplicate", "split")
 SOUNDSCAPE_COLUMNS = ("file", "duration_s", "sample_rate_hz", "content", "split")
@@ -93,7 +92,7 @@ class _Findings:
 
 def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 5, seed: int = 0,
           splitting: SplitConfig = STRATIFIED, near_duplicates: bool = True, marks: Path | str | None = None,
-          workers: int = 2) -> Audit:
+          workers: int = 2, year: int = 0) -> Audit:
     """Read a competition's tables, decode its audio, and write the tables that everything else reads.
 
     Excluded with a reason are recordings under a label that is no class, listed under several labels, absent,
@@ -108,6 +107,7 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     marks            csv of clip centres that people marked, with the columns filename, as in the train table, and
                      centre_s, in seconds from the start; at most one of each recording
     workers          threads that decode
+    year             of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
 
     Raises ProfileError or ValueError, naming the file, where the tables lack columns, disagree on the classes, cannot
     be parsed, or leave no usable recording, or a mark is of no recording or outside of it. Can be stopped and started
@@ -115,13 +115,16 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     """
     folder, work = Path(competition_dir), Path(work_dir)
     work.mkdir(parents=True, exist_ok=True)
-    competition, classes, findings = recognise(folder), read_classes(folder), _Findings()
+    competition, findings = recognise(folder, year=year), _Findings()
+    classes = read_classes(folder, competition)
     table = _read_rows(folder / competition.train_table, competition, findings)
-    centres = None if marks is None else read_marks(marks, listed=set(table["file"]), folder=FOLDER)
+    centres = None if marks is None else read_marks(marks, listed=set(table["file"]), folder=competition.audio)
     table = _keep_known(table, folder, classes, competition, findings)
     table = _with_info(table, _decode(folder, table["file"], work, workers), findings, "")
     table = _keep_distinct(table, findings)
-    soundscapes = pd.DataFrame({"file": pd.Series(_files(folder, competition.unlabelled), dtype=str)})
+    places = dict.fromkeys(name for name in (competition.unlabelled, competition.labelled_in) if name)
+    found = [file for name in places for file in _files(folder, name)]
+    soundscapes = pd.DataFrame({"file": pd.Series(found, dtype=str)})
     soundscapes = _with_info(soundscapes, _decode(folder, soundscapes["file"], work, workers), findings, "soundscape_")
     _replace(work / "excluded.csv", lambda path: findings.table().to_csv(path, index=False))
     if table.empty:
@@ -131,7 +134,7 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
         table["centre_s"] = centres_of(table, centres)
     table["near_duplicate"] = (_near_duplicates(table, soundscapes, folder, work, workers, findings)
                                if near_duplicates else "")
-    scored = read_scored(folder) if splitting.scored_only else None
+    scored = read_scored(folder, competition) if splitting.scored_only else None
     table["group"] = splits.group_recordings(table, n_splits, config=splitting, scored=scored)
     table["split"] = splits.assign_splits(table, n_splits, seed=seed, config=splitting, scored=scored)
     splits.check_splits(table)
@@ -139,10 +142,11 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     labelled = None
     if competition.labelled:
         labelled, lists = audit_windows(folder / competition.labelled, soundscapes, classes, recorded=table["label"],
-                                        folder=competition.unlabelled, window_s=competition.window_s)
+                                        folder=competition.labelled_in, window_s=competition.window_s)
         findings.lists |= lists
         soundscapes = soundscapes[~soundscapes["file"].isin(labelled["file"])]
-    settings = {"competition_dir": str(folder), "year": competition.year, "n_splits": n_splits, "seed": seed,
+    settings = {"competition_dir": str(folder), "year": competition.year, "guessed": list(competition.guessed),
+                "n_splits": n_splits, "seed": seed,
                 "splitting": to_dict(splitting), "near_duplicates": near_duplicates,
                 "marks": None if marks is None else str(marks)}
     return _write(table, soundscapes, labelled, work, classes, findings, settings)
@@ -172,16 +176,20 @@ def _read_rows(path: Path, competition: Competition, findings: _Findings) -> pd.
     missing = [name for name in competition.columns if name not in rows]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(rows.columns)}")
+    blank = pd.Series("", index=rows.index)
     secondary = []
-    for line, (file, text) in enumerate(zip(rows["filename"], rows["secondary_labels"], strict=True), start=2):
+    for line, (file, text) in enumerate(zip(rows["filename"], rows.get("secondary_labels", blank), strict=True),
+                                         start=2):
         try:
             secondary.append(parse_secondary(text))
         except ValueError as error:
             raise ValueError(f"{path}, line {line}, {file}: secondary_labels {error}") from error
-    blank = pd.Series("", index=rows.index)
+    names = [competition.recording.format(filename=name, primary_label=label.strip())
+             for name, label in zip(rows["filename"], rows["primary_label"], strict=True)]
     table = pd.DataFrame({
-        "file": FOLDER + "/" + rows["filename"], "label": rows["primary_label"].str.strip(), "secondary": secondary,
-        "rating": pd.to_numeric(rows["rating"], errors="coerce"), "author": rows["author"],
+        "file": [f"{competition.audio}/{name}" for name in names], "label": rows["primary_label"].str.strip(),
+        "secondary": secondary, "rating": pd.to_numeric(rows.get("rating", blank), errors="coerce"),
+        "author": rows.get("author", blank),
         "collection": rows.get("collection", blank),
         "latitude": rows.get("latitude", blank), "longitude": rows.get("longitude", blank)})
     findings.lists["rating_missing"] = table.loc[table["rating"].isna(), "file"].tolist()
@@ -195,7 +203,7 @@ def _read_rows(path: Path, competition: Competition, findings: _Findings) -> pd.
 def _keep_known(table: pd.DataFrame, folder: Path, classes: Iterable[str], competition: Competition,
                 findings: _Findings) -> pd.DataFrame:
     """The rows whose file is there under one label that is a class; other secondary labels are dropped."""
-    known, labels = set(classes), table.groupby("file")["label"].agg(list)
+    known, labels, audio_dir = set(classes), table.groupby("file")["label"].agg(list), competition.audio
     if not table["label"].isin(known).any():
         raise ValueError(f"{folder / competition.train_table}: no primary_label is a class of "
                          f"{competition.class_table}; the first are {', '.join(table['label'].unique()[:5])}")
@@ -205,15 +213,15 @@ def _keep_known(table: pd.DataFrame, folder: Path, classes: Iterable[str], compe
             return "several_labels", f"listed under several labels: {', '.join(labels[file])}"
         if label not in known:
             return "no_class", f"its label {label!r} is not a class"
-        if file == f"{FOLDER}/" or "//" in file or ".." in PurePosixPath(file).parts:
-            return "no_path", f"not a file inside {FOLDER}"
+        if file == f"{audio_dir}/" or "//" in file or ".." in PurePosixPath(file).parts:
+            return "no_path", f"not a file inside {audio_dir}"
         return None if (folder / file).is_file() else ("absent", "listed, but there is no such file")
 
     faults = {file: fault(file, label) for file, label in zip(table["file"], table["label"], strict=True)}
     for file, found in faults.items():
         if found is not None:
             findings.exclude(found[0], [file], [found[1]])
-    unlisted = [file for file in _files(folder, FOLDER) if file not in faults]
+    unlisted = [file for file in _files(folder, audio_dir) if file not in faults]
     findings.exclude("not_listed", unlisted, [f"on disk, but not in {competition.train_table}"] * len(unlisted))
     table = table[[faults[file] is None for file in table["file"]]].copy()
     foreign = Counter(name for names in table["secondary"] for name in names if name not in known)

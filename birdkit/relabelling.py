@@ -11,7 +11,6 @@ from pathlib import Path
 
 from birdkit import checkpoint, pseudolabel
 from birdkit.material import Material
-from birdkit.profiles import profile
 from birdkit.run_files import RunFiles
 from birdkit.tables import contents_of
 from birdkit.trainer import Trainer
@@ -72,7 +71,7 @@ class Relabelling:
                         pseudo=given.pseudo)
         pseudolabel.label_files(files, [teacher], path=path, round=config.round + 1, root=self.root,
                                 config=replace(config.labelling, out_of_fold="people"), classes=given.classes,
-                                contents=contents_of(files, soundscapes), window_s=profile(config.year).window_s,
+                                contents=contents_of(files, soundscapes), window_s=config.competition.window_s,
                                 progress=progress)
         teacher.unlink()
         log.info("epoch %d: the model has labelled the soundscapes itself", self.trainer.step // self.trainer.per_epoch)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from matplotlib import colormaps
 
 from birdkit import checkpoint
-from birdkit.kaggle import Workspace
+from birdkit.kaggle import AUDIO_SUFFIXES, Workspace
 from birdkit.metrics import per_class_roc_auc
 from birdkit.pictures import (
     CALL,
@@ -27,11 +28,11 @@ from birdkit.pictures import (
     write_html,
 )
 from birdkit.preprocess import Audit
-from birdkit.profiles import recognise
+from birdkit.profiles import Competition, read_classes, recognise
 from birdkit.pseudolabel import SURE
 from birdkit.report_rounds import rounds_picture
 from birdkit.rounds import update_rounds
-from birdkit.submission import align, score_interval
+from birdkit.submission import align, read, score_interval, window_id
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
 
@@ -121,6 +122,10 @@ def soundscape(table: pd.DataFrame, *, root: Path | str, file: str | None = None
     truth  rows of 0 and 1 in the same order for that file, marked by dots, where it is known
     """
     names = [name for name in table.columns if name not in WINDOW_COLUMNS]
+    if not len(table):
+        figure = figure_of(4.0, 1.0)
+        figure.text(0.5, 0.5, "nothing was predicted", ha="center", va="center")
+        return figure
     if file is None:
         file = str(table.assign(_sure=table[names].max(axis=1)).groupby("file")["_sure"].mean().idxmax())
     rows = table[table["file"] == file]
@@ -161,20 +166,24 @@ def per_class(submission: Path | str, truth: Path | str) -> Picture:
     return figure
 
 
-def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str | None = None) -> Path:
+def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str | None = None, year: int = 0) -> Path:
     """Write `report.html` into `work_dir`: one self-contained page of a finished pipeline; returns its path.
 
     Scores stand in it only where the truth is given. A generated competition is named as such.
+
+    year  of the competition, stated; 0 to recognise it
     """
-    competition, work = Path(competition_dir), Path(work_dir)
+    competition, work, host = Path(competition_dir), Path(work_dir), recognise(competition_dir, year=year)
     submission = work / "submission.csv"
     parts = ["<h1>What birdkit heard</h1>", paragraph(origin_of(competition))]
     if truth is not None:
-        parts += ["<h2>Score</h2>", _scores(competition, work, truth), image_tag(per_class(submission, truth))]
-    table = _submitted_windows(submission, competition)
-    shown = _by_name(table, truth)
+        parts += ["<h2>Score</h2>", _scores(competition, work, truth, host), image_tag(per_class(submission, truth))]
+    classes = read_classes(competition, host)
+    table = _submitted_windows(submission, competition, host, classes)
+    known = None if truth is None else read(truth, classes=classes)
+    shown = _by_name(table, known, host)
     parts += ["<h2>A soundscape</h2>", image_tag(soundscape(table, root=competition / "test_soundscapes", file=shown,
-                                                        truth=_truth_rows(truth, table, shown)))]
+                                                        truth=_truth_rows(known, table, shown, host)))]
     found = update_rounds(Workspace(work, roots=()))
     parts += ["<h2>Rounds</h2>", image_tag(rounds_picture(found))] if found else []
     for history in sorted(work.glob("round*_split*/history.csv")):
@@ -192,45 +201,47 @@ def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str
     return write_html(path, "birdkit", parts)
 
 
-def _scores(competition: Path, work: Path, truth: Path | str) -> str:
+def _scores(competition: Path, work: Path, truth: Path | str, host: Competition) -> str:
     """A table of every submission's score, and of chance."""
-    year = recognise(competition).year
-    chance = competition / "sample_submission.csv"
-    rows = [(path.name, score_interval(path, truth, year)) for path in sorted(work.glob("submission*.csv"))]
-    rows.append(("chance (the sample submission)", score_interval(chance, truth, year)))
+    files = [(path.name, path) for path in sorted(work.glob("submission*.csv"))]
+    files.append(("chance (the sample submission)", competition / "sample_submission.csv"))
+    rows = [(name, score_interval(path, truth, host.year, metric=host.metric)) for name, path in files]
     cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in rows)
-    return f"<table><tr><th>submission</th><th>score, 95 % interval over soundscapes</th></tr>{cells}</table>"
+    head = f"<tr><th>submission</th><th>{html.escape(host.metric)}, 95 % interval over soundscapes</th></tr>"
+    return f"<table>{head}{cells}</table>"
 
 
-def _submitted_windows(submission: Path, competition: Path) -> pd.DataFrame:
+def _submitted_windows(submission: Path, competition: Path, host: Competition,
+                       classes: Sequence[str]) -> pd.DataFrame:
     """A submission as a table of windows, files by name in the test folder."""
-    table = pd.read_csv(submission, dtype={"row_id": str})
+    table = read(submission, classes=classes).reset_index()
     parts = table["row_id"].str.rsplit("_", n=1, expand=True)
-    names = {path.stem: path.name for path in (competition / "test_soundscapes").glob("*.*")}
+    files = [path.name for path in (competition / "test_soundscapes").glob("*.*")
+             if path.suffix.lower() in AUDIO_SUFFIXES]
+    names = {window_id(name, 0, host).rpartition("_")[0]: name for name in files}
     table.insert(1, "file", parts[0].map(names))
     table.insert(2, "end_s", parts[1].astype(float))
-    table.insert(2, "start_s", table["end_s"] - recognise(competition).window_s)
+    table.insert(2, "start_s", table["end_s"] - host.window_s)
     return table.dropna(subset=["file"]).drop(columns="row_id").sort_values(["file", "end_s"], ignore_index=True)
 
 
-def _by_name(table: pd.DataFrame, truth: Path | str | None) -> str | None:
+def _by_name(table: pd.DataFrame, known: pd.DataFrame | None, host: Competition) -> str | None:
     """The soundscape with the most in it where the truth is known."""
-    if truth is None:
+    if known is None:
         return None
-    known = pd.read_csv(truth, dtype={"row_id": str})
-    stems = known["row_id"].str.rsplit("_", n=1).str[0]
-    busiest = known.drop(columns="row_id").groupby(stems).sum().gt(0).sum(axis=1).idxmax()
-    files = [file for file in table["file"].unique() if Path(file).stem == busiest]
+    stems = known.index.str.rsplit("_", n=1).str[0]
+    busiest = known.groupby(stems).sum().gt(0).sum(axis=1).idxmax()
+    files = [file for file in table["file"].unique() if window_id(file, 0, host).rpartition("_")[0] == busiest]
     return files[0] if files else None
 
 
-def _truth_rows(truth: Path | str | None, table: pd.DataFrame, file: str | None) -> pd.DataFrame | None:
+def _truth_rows(known: pd.DataFrame | None, table: pd.DataFrame, file: str | None,
+                host: Competition) -> pd.DataFrame | None:
     """The truth of one soundscape, its rows in the order of the table."""
-    if truth is None or file is None:
+    if known is None or file is None:
         return None
-    known = pd.read_csv(truth, dtype={"row_id": str}).set_index("row_id")
     rows = table[table["file"] == file]
-    return known.loc[[f"{Path(file).stem}_{int(end_s)}" for end_s in rows["end_s"]]]
+    return known.loc[[window_id(file, end_s, host) for end_s in rows["end_s"]]]
 
 
 def _audit_table(work: Path) -> str:

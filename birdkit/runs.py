@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 
 from birdkit import kaggle, material, profiles, pseudolabel, recipes, training
+from birdkit.binding import bind
 from birdkit.config import OTHERS, RunConfig
 from birdkit.jobs import Job, check_outcomes, run_jobs
 from birdkit.run_files import COLUMNS, HISTORY
-from birdkit.settings import as_arguments, with_settings
+from birdkit.settings import as_arguments, replace, with_settings
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Run:
     out_dir        where checkpoints and history go; None for the work folder's round<round>_split<split>
     pseudo_labels  the table of a round from 1 on; None for the work folder's
     resume_from    what an earlier session has left: the folder of its run, or the one that this lies in; "" for none
+    year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     ends_s         time.time() at which the run saves its state and stops; 0 for what the config says
     """
 
@@ -49,6 +51,7 @@ class Run:
     pseudo_labels: Path | None = None
     resume_from: Path | str = ""
     ends_s: float = 0.0
+    year: int = 0
 
     @property
     def folder(self) -> Path:
@@ -57,7 +60,14 @@ class Run:
 
     def config(self) -> RunConfig:
         """The run config; ValueError, TypeError or KeyError where the recipe or a change is none."""
-        return recipes.for_competition(self._recipe_config(), self.competition_dir, folders=self.noise)
+        config = recipes.for_competition(self._recipe_config(), self.competition_dir, year=self.year,
+                                         folders=self.noise)
+        return replace(config, inference__postprocess=bind(config.inference.postprocess, self.competition_dir))
+
+    def classes(self) -> tuple[str, ...]:
+        """The class names; birdkit.profiles.ProfileError where the competition's files do not fit."""
+        return profiles.read_classes(self.competition_dir,
+                                     profiles.recognise(self.competition_dir, year=self.year, say=False))
 
     def _recipe_config(self) -> RunConfig:
         return with_settings(recipes.get(self.recipe).run(self.round, self.split), self.changes)
@@ -73,7 +83,7 @@ class Run:
 
         Those of the recordings themselves only where the config learns from them.
         """
-        classes, work = profiles.read_classes(self.competition_dir), kaggle.Workspace(self.work_dir)
+        classes, work = self.classes(), kaggle.Workspace(self.work_dir)
 
         def read(path: Path | None) -> pd.DataFrame | None:
             return None if path is None else pseudolabel.read(path, classes=classes, expected_round=self.round)
@@ -85,7 +95,7 @@ class Run:
 
     def learnt(self, config: RunConfig) -> dict[str, str]:
         """Hashes of those tables and of the teacher, see birdkit.material.learnt."""
-        return material.learnt(config, profiles.read_classes(self.competition_dir), self.labels(config))
+        return material.learnt(config, self.classes(), self.labels(config))
 
     def earlier(self) -> Path | None:
         """The folder that an earlier session has left of this run; None where it had not begun."""
@@ -103,6 +113,7 @@ class Run:
         command = [sys.executable, "-m", "birdkit", "train", str(self.competition_dir), str(self.work_dir), "--recipe",
                    self.recipe, "--round", str(self.round), "--split", str(self.split)]
         command += ["--ends", str(self.ends_s)] if self.ends_s else []
+        command += ["--year", str(self.year)] if self.year else []
         for option, path in (("--out", self.out_dir), ("--pseudo-labels", self.pseudo_labels),
                              ("--resume-from", self.resume_from)):
             command += [option, str(path)] if path else []
@@ -124,7 +135,7 @@ def train(run: Run, *, progress: bool = True) -> training.FitResult:
         if left_s <= 0:
             raise TimeoutError(f"split {run.split}: the session's time was over {-left_s:.0f} s before it began")
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, session_s=left_s))
-    classes = profiles.read_classes(run.competition_dir)
+    classes = run.classes()
     recordings = pd.read_parquet(work.recordings())
     soundscapes = pd.read_parquet(work.soundscapes())
     return training.fit(config, recordings, classes, root=run.competition_dir, out_dir=run.folder,

@@ -19,6 +19,11 @@ class Soundscape:
 
     duration_s: float
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual about it, in words, once it has been read."""
+        return ()
+
     def n_samples(self, rate_hz: int) -> int:
         """Its length in samples of this rate."""
         raise NotImplementedError
@@ -41,6 +46,26 @@ class Soundscape:
         return np.stack([wave[start - first:start - first + clip_samples] for start in starts])
 
 
+    def doubled(self, rate_hz: int, starts: np.ndarray, clip_samples: int, context: int) -> np.ndarray:
+        """Clips that show the audio from each start on twice, (len(starts), clip_samples): one half of the clip begins
+        `context` samples before the start, the other at the start.
+
+        Beyond the edges the first and last `context` samples are repeated, as in the second seed (2025); a soundscape
+        shorter than that is repeated as a whole.
+        """
+        n, half = self.n_samples(rate_hz), clip_samples // 2
+        first, stop = max(int(starts[0]) - context, 0), min(int(starts[-1]) + half, n)
+        wave = self.read(rate_hz, first, stop)
+        offsets = np.concatenate([np.arange(-context, half - context), np.arange(half)])
+        clips = np.empty((len(starts), clip_samples), np.float32)
+        for clip, start in zip(clips, starts, strict=True):
+            index = offsets + start
+            index[index < 0] += context
+            index[index >= n] -= context
+            np.take(wave, index % n - first, out=clip, mode="wrap")
+        return clips
+
+
 class SoundscapeFile(Soundscape):
     """A file, decoded once per sample rate where it is short and by seeking where it is long.
 
@@ -49,7 +74,10 @@ class SoundscapeFile(Soundscape):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        claimed_s = audio.info(path).duration_s
+        header = audio.info(path)
+        claimed_s = header.duration_s
+        self._notes = [f"{header.channels} channels"] * (header.channels != 1)
+        self._native_hz = header.sample_rate_hz
         # Headers can lie: before a long file is read in pieces, its true length is counted by decoding it.
         self.duration_s = audio.check(path).duration_s if claimed_s > PIECE_S else claimed_s
         self._whole = claimed_s <= PIECE_S
@@ -69,9 +97,20 @@ class SoundscapeFile(Soundscape):
                                               f"before its {self.duration_s:.1f} s")
         return np.pad(wave, (0, stop - first - len(wave)))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Channels that were mixed, a rate that was changed, a length that the header did not say, silence."""
+        return tuple(self._notes)
+
     def _wave(self, rate_hz: int) -> np.ndarray:
         if rate_hz not in self._waves:
-            self._waves[rate_hz] = audio.load(self.path, rate_hz)
+            wave = self._waves[rate_hz] = audio.load(self.path, rate_hz)
+            decoded_s = len(wave) / rate_hz
+            self._notes += [f"{self._native_hz} Hz, resampled"] * (rate_hz != self._native_hz)
+            self._notes += ["digital silence"] * (not wave[::100].any() and not wave.any())
+            if abs(decoded_s - self.duration_s) > 0.1:
+                self._notes.append(f"{decoded_s:.1f} s decode, its header says {self.duration_s:.1f} s")
+            self.duration_s = decoded_s
         return self._waves[rate_hz]
 
 

@@ -1,9 +1,11 @@
-"""A mini-competition in the layout of BirdCLEF+ 2025, made from nothing: for the demo and the tests.
+"""A mini-competition in the layout of a year of BirdCLEF, made from nothing: for the demo and the tests.
 
 No animal in it exists. Names, authors, coordinates and GENERATED.txt say so, that no report takes it for real data. It
 is like the real thing where that matters: focal clips are loud and soundscapes are not, other individuals sing in
 them, from further off, in another air and beside animals that are in no list; labels are incomplete and classes
 long-tailed.
+
+The sounds of all years are alike; what differs are files, tables and the form of the submission: birdkit.layouts.
 
 Every file has its own generator, seeded by (seed, kind, number); what it holds is drawn first, then rendered.
 """
@@ -20,13 +22,16 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
+from birdkit import layouts
 from birdkit.ambience import Place, coloured_noise, render_place
 from birdkit.calls import SPECIES, Species, draw_bout, draw_individual, draw_stranger, render_bout
 from birdkit.composition import ComposedSoundscape, Event, compose, deal, low_pass, reverberate
+from birdkit.profiles import Competition, profile
 
 SAMPLE_RATE_HZ = 32_000
 WINDOW_S = 5.0
 MARKER = "GENERATED.txt"
+YEAR = 2025  # unless another is asked for
 
 # The size for tests: seconds to make, a second to train on.
 TINY: dict[str, Any] = {"n_classes": 4, "n_recordings": 20, "n_train_soundscapes": 2, "n_test_soundscapes": 2,
@@ -44,10 +49,11 @@ SITES: dict[str, Place] = {
 class Generated:
     """Where a generated competition lies, and its truth, which is kept aside.
 
-    truth_path   test_truth.csv: row_id and one column of 0 and 1 a class
+    truth_path   test_truth.csv, in the form of the year's submission: row_id and one column of 0 and 1 a class; or the
+                 names that are heard (2021); or True or False for each scored class (2022)
     events_path  test_events.csv: what sings when in the test soundscapes
-    hidden_path  train_soundscapes_truth.csv: the same as the truth for the unlabelled soundscapes, to judge
-                 pseudo-labels by; nothing may be trained on it
+    hidden_path  train_soundscapes_truth.csv: 0 and 1 of each window and class for the soundscapes to train on, to judge
+                 pseudo-labels by; nothing may be trained on it. Without rows where the year has no such soundscapes
     """
 
     competition_dir: Path
@@ -82,18 +88,25 @@ class FocalClip:
     seed: int
 
 
-def generate(folder: str | Path, *, seed: int = 0, n_classes: int = 14, n_recordings: int = 150,
+def generate(folder: str | Path, *, year: int = YEAR, seed: int = 0, n_classes: int = 14, n_recordings: int = 150,
              n_train_soundscapes: int = 20, n_test_soundscapes: int = 20, soundscape_s: float = 60.0,
              longest_s: float = 30.0, progress: bool = True) -> Generated:
     """Write a competition to `folder` and its truth beside it; the same seed gives the same tables and the same waves.
 
+    year       2021 to 2026, whose files, names and tables
+    n_train_soundscapes  none in 2022 and 2023, which had none; in 2021 all of them have labels, in 2026 half
+    soundscape_s  a minute, also where the year's were longer
     longest_s  length that no recording exceeds
 
     A folder that was generated completely with the same settings is left as it is; one that was begun is finished.
     Raises FileExistsError where the folder holds anything else, ValueError for sizes that do not fit.
     """
     generated = Generated.beside(Path(folder))
-    settings = {"seed": seed, "n_classes": n_classes, "n_recordings": n_recordings, "longest_s": longest_s,
+    competition = profile(year)
+    if not competition.unlabelled and not competition.labelled:
+        n_train_soundscapes = 0
+    settings = {**({} if year == YEAR else {"year": year}), "seed": seed, "n_classes": n_classes,
+                "n_recordings": n_recordings, "longest_s": longest_s,
                 "n_train_soundscapes": n_train_soundscapes, "n_test_soundscapes": n_test_soundscapes,
                 "soundscape_s": soundscape_s}
     if not 2 <= n_classes <= len(SPECIES) or n_recordings < 2 * n_classes or n_test_soundscapes < 1:
@@ -105,12 +118,13 @@ def generate(folder: str | Path, *, seed: int = 0, n_classes: int = 14, n_record
     if _is_complete(generated, settings):
         return generated
     species = SPECIES[:n_classes]
-    _write_classes(generated.competition_dir, species)
+    layouts.write_classes(generated.competition_dir, species, competition)
     with tqdm(total=n_recordings + n_train_soundscapes + n_test_soundscapes, unit="file", disable=not progress,
               desc="generating a competition") as bar:
-        _write_recordings(generated.competition_dir, draw_recordings(species, n_recordings, seed, longest_s), bar)
-        _write_soundscapes(generated, "train", species, n_train_soundscapes, soundscape_s, seed, bar)
-        _write_soundscapes(generated, "test", species, n_test_soundscapes, soundscape_s, seed, bar)
+        recordings = draw_recordings(species, n_recordings, seed, longest_s)
+        _write_recordings(generated.competition_dir, recordings, competition, bar)
+        for kind, number in (("train", n_train_soundscapes), ("test", n_test_soundscapes)):
+            _write_soundscapes(generated, competition, kind, species, number, soundscape_s, seed, bar)
     return generated
 
 
@@ -207,49 +221,40 @@ def render_soundscape(labels: Sequence[str], species: Sequence[Species], place: 
     return ComposedSoundscape(made.wave, tuple(bout for bout in made.bouts if bout.label), SAMPLE_RATE_HZ)
 
 
-def _write_recordings(folder: Path, recordings: Iterator[FocalClip], bar: tqdm) -> None:
-    """train_audio and train.csv."""
+def _write_recordings(folder: Path, recordings: Iterator[FocalClip], competition: Competition, bar: tqdm) -> None:
+    """The recordings and their table."""
     rows = []
     for focal in recordings:
-        _write_ogg(folder / "train_audio" / focal.row["filename"], render_focal(focal))
+        _write_ogg(folder / competition.audio / focal.row["filename"], render_focal(focal))
         rows.append(focal.row)
         bar.update()
-    pd.DataFrame(rows).sort_values("filename").to_csv(folder / "train.csv", index=False)
+    layouts.write_recordings(folder, rows, competition)
 
 
-def _write_classes(folder: Path, species: Sequence[Species]) -> None:
-    """taxonomy.csv and recording_location.txt. Birds have letters for labels, all others their number."""
-    rows = [{"primary_label": one.label,
-             "inat_taxon_id": one.label if one.label.isdigit() else str(9900001 + number),
-             "scientific_name": one.scientific_name, "common_name": one.common_name, "class_name": one.class_name}
-            for number, one in enumerate(species)]
-    pd.DataFrame(rows).sort_values("primary_label").to_csv(folder / "taxonomy.csv", index=False)
-    (folder / "recording_location.txt").write_text(
-        "Location: nowhere. This competition is generated; no animal in it exists.\n", encoding="utf-8")
-
-
-def _write_soundscapes(generated: Generated, kind: str, species: Sequence[Species], number: int, soundscape_s: float,
-                       seed: int, bar: tqdm) -> None:
+def _write_soundscapes(generated: Generated, competition: Competition, kind: str, species: Sequence[Species],
+                       number: int, soundscape_s: float, seed: int, bar: tqdm) -> None:
     """The soundscapes of one kind, "train" or "test", and the truth about them; for the test the sample submission.
 
     Classes are dealt like cards, so that each is heard in some file, however rare its recordings are.
     """
     key = {"train": 2, "test": 3}[kind]
     rng = np.random.default_rng([seed, key])
-    names = _names(kind, number, rng)
+    folder = {"train": competition.unlabelled or competition.labelled_in, "test": "test_soundscapes"}[kind]
     classes = sorted(one.label for one in species)
     fewest, most = max(2, round(3 * soundscape_s / 60)), max(3, round(7 * soundscape_s / 60))
     deck: list[str] = []
-    truths, events = [], []
-    for position, name in enumerate(names):
+    truths, events, names = [], [], []
+    for position, (serial, place, when) in enumerate(_places(kind, number, rng)):
         child = np.random.default_rng([seed, key, position])
-        site = name.partition("_")[0] if kind == "train" else str(child.choice(sorted(SITES)))
+        site = place or str(child.choice(sorted(SITES)))
+        name = layouts.soundscape_name(competition, kind, serial, site, when)
         labels = deal(deck, classes, int(child.integers(fewest, most + 1)), child)
         made = render_soundscape(labels, species, SITES[site], soundscape_s, child)
-        _write_ogg(generated.competition_dir / f"{kind}_soundscapes" / f"{name}.ogg", made.wave)
+        _write_ogg(generated.competition_dir / folder / f"{name}.ogg", made.wave)
         truth = pd.DataFrame(made.truth(classes, window_s=WINDOW_S), columns=classes)
         truth.insert(0, "row_id", [f"{name}_{round((row + 1) * WINDOW_S)}" for row in range(len(truth))])
         truths.append(truth)
+        names.append(name)
         events += [{"soundscape": name, "site": site, "label": bout.label, "start": round(bout.start_s, 3),
                     "end": round(bout.end_s, 3), "active_s": round(bout.audible_s, 2),
                     "snr_db": round(bout.snr_db, 2)} for bout in made.bouts]
@@ -258,22 +263,25 @@ def _write_soundscapes(generated: Generated, kind: str, species: Sequence[Specie
     table = pd.concat(truths) if truths else pd.DataFrame(columns=["row_id", *classes])
     if kind == "train":
         table.to_csv(generated.hidden_path, index=False)
+        layouts.write_labelled(generated.competition_dir, table, names, competition, WINDOW_S)
         return
-    table.assign(**dict.fromkeys(classes, 1 / len(classes))).to_csv(
-        generated.competition_dir / "sample_submission.csv", index=False)
+    hosts = layouts.truth_of(table, species, competition)
+    layouts.write_sample(generated.competition_dir, hosts, competition)
     pd.DataFrame(events).to_csv(generated.events_path, index=False)
     # Last of all: its presence says that everything else is there.
-    table.to_csv(generated.truth_path, index=False)
+    hosts.to_csv(generated.truth_path)
 
 
-def _names(kind: str, number: int, rng: np.random.Generator) -> list[str]:
-    """File names without their ending, sorted: [site]_[date]_[time] for "train", soundscape_[id] for "test"."""
+def _places(kind: str, number: int, rng: np.random.Generator) -> list[tuple[int, str, str]]:
+    """A number, the site and [date]_[time] of each soundscape; the site of a test file is drawn with what it holds."""
     if kind == "test":
-        return [f"soundscape_{one}" for one in sorted(1_000_000 + rng.choice(9_000_000, number, replace=False))]
+        serials = sorted(int(one) for one in 1_000_000 + rng.choice(9_000_000, number, replace=False))
+        return [(serial, "", f"202302{1 + serial % 28:02d}_{serial % 24:02d}{serial % 6}000") for serial in serials]
     sites = rng.choice(sorted(SITES), number)
     minutes = sorted(rng.choice(28 * 24 * 6, number, replace=False) * 10)  # of a February, one file in ten minutes
-    return sorted(f"{site}_202302{1 + minute // 1440:02d}_{minute // 60 % 24:02d}{minute % 60:02d}00"
-                  for site, minute in zip(sites, minutes, strict=True))
+    places = sorted((str(site), f"202302{1 + minute // 1440:02d}_{minute // 60 % 24:02d}{minute % 60:02d}00")
+                    for site, minute in zip(sites, minutes, strict=True))
+    return [(1_000_001 + position, *place) for position, place in enumerate(places)]
 
 
 def _is_complete(generated: Generated, settings: dict[str, Any]) -> bool:

@@ -14,9 +14,10 @@ from birdkit.audio_store import AudioStore
 from birdkit.comparison import Validated
 from birdkit.composition import compose_from_recordings
 from birdkit.config import DataConfig, RunConfig
+from birdkit.decisions import decide
 from birdkit.inference import Predictor, predict_waves
+from birdkit.metrics import METRICS
 from birdkit.models.base import Model
-from birdkit.profiles import profile
 from birdkit.settings import to_dict
 from birdkit.tables import make_targets, spans
 
@@ -29,6 +30,7 @@ class Validation:
 
     waves   the audio of each soundscape or recording, (N,) int16 at its own full scale
     truth   one (rows, K) array of 0 and 1 for each
+    scored  the classes that count, in the order of the columns of the others; none for all
     whole   True where a wave is scored as one row, the maximum over its windows; False window by window
     """
 
@@ -38,6 +40,7 @@ class Validation:
     window_s: float
     metric: str
     progress: bool = False
+    scored: tuple[str, ...] = ()
 
     @classmethod
     def prepare(cls, config: RunConfig, held_out: pd.DataFrame, classes: Sequence[str], *, store: AudioStore,
@@ -51,7 +54,7 @@ class Validation:
         """
         if not len(held_out):
             raise ValueError(f"split {config.split} holds no recording to validate on")
-        competition = profile(config.year)
+        competition = config.competition
         labels = [[label, *secondary.split()]
                   for label, secondary in zip(held_out["label"], held_out["secondary"], strict=True)]
         waves: list[np.ndarray] = []
@@ -78,7 +81,7 @@ class Validation:
         heard = int((np.concatenate(truth).max(0) > 0).sum())
         log.info("validating on %d %s with %d of %d classes", len(waves), config.validation.kind, heard, len(classes))
         return cls(tuple(waves), tuple(truth), config.validation.kind == "recordings", competition.window_s,
-                   competition.metric, progress)
+                   competition.metric, progress, config.task.scored)
 
     def predict(self, model: Model, config: RunConfig, classes: Sequence[str]) -> list[np.ndarray]:
         """Probabilities of each wave's rows, as a submission would hold them: (rows, K) each."""
@@ -90,11 +93,19 @@ class Validation:
         return [part.max(0, keepdims=True) if self.whole else part for part in rows]
 
     def validate(self, model: Model, config: RunConfig, classes: Sequence[str]) -> Validated:
-        """What a model says beside the truth, its rows grouped by soundscape or recording; the origin is the config."""
+        """What a model says beside the truth of the classes that count, its rows grouped by soundscape or recording.
+
+        Where the metric judges decisions, what the config makes of the probabilities of all rows. The origin is the
+        config.
+        """
         rows = self.predict(model, config, classes)
         groups = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-        return Validated(np.concatenate(self.truth), np.concatenate(rows), groups, tuple(classes), self.metric,
-                         {"config": to_dict(config)})
+        scored = self.scored or tuple(classes)
+        columns = [list(classes).index(name) for name in scored]
+        said = np.concatenate(rows)[:, columns]
+        decisions = decide(said, scored, config.inference.decision) if METRICS[self.metric].on_decisions else None
+        return Validated(np.concatenate(self.truth)[:, columns], said, groups, scored, self.metric,
+                         {"config": to_dict(config)}, decisions)
 
 
 def _pack(wave: np.ndarray) -> np.ndarray:

@@ -70,6 +70,32 @@ def clip_starts(n_samples: int, clip_samples: int, step_samples: int, *, least_s
     return np.append(starts, last) if rest > 0 and rest >= least_samples else starts
 
 
+def shifted_starts(n_samples: int, clip_samples: int, step_samples: int, shift_samples: int) -> np.ndarray:
+    """First sample of each clip of a further grid, moved by a shift: as many as fit whole, none invented.
+
+    >>> shifted_starts(600, 120, 120, 60), shifted_starts(130, 120, 120, 60)
+    (array([ 60, 180, 300, 420]), array([], dtype=int64))
+    """
+    return np.arange(shift_samples, n_samples - clip_samples + 1, step_samples)
+
+
+def covering(starts: np.ndarray, clip_samples: int) -> np.ndarray:
+    """Which of these clips suffice to hear what all of them hear: bool for each, the fewest, from the front.
+
+    starts  ascending, no further apart than a clip is long
+
+    >>> covering(np.array([0, 60, 120, 180, 190]), 120)
+    array([ True, False,  True, False,  True])
+    """
+    kept = np.zeros(len(starts), bool)
+    at = 0
+    kept[0] = True
+    while at < len(starts) - 1:
+        at = int(np.searchsorted(starts, starts[at] + clip_samples, side="right")) - 1
+        kept[at] = True
+    return kept
+
+
 def window_coverage(bounds: np.ndarray, starts: np.ndarray, clip_samples: int, n_segments: int, *,
                     axis: str = "time") -> np.ndarray:
     """Share of each segment that lies inside each window, (W, clips * S) float32 in [0, 1].

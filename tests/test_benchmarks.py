@@ -24,6 +24,9 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
                           2 * ["AudioStore.part / soundfile", "AudioStore.part / whole file"]),
     "bench_submission.py": ("--files 1 --rounds 1 --backbone test_resnet --backend torch",
                             ["end to end / network", "librosa and torch eager / end to end"]),
+    "bench_ensemble.py": ("--files 1 --rounds 1 --backbones test_resnet test_vit --backend torch",
+                          ["end to end / sum of networks"]),
+    "bench_memory.py": ("--few 2 --many 6", ["peak memory, many / few", "seconds a file, many / few"]),
 }
 RATIO = re.compile(r"^  (.+ / .+): ([\d.]+)\b.*; (bar [<>]= [\d.]+|no bar on this device)$", re.MULTILINE)
 

@@ -13,7 +13,7 @@ import pytest
 from test_rounds import student
 
 import birdkit
-from birdkit import cli, experiments, jobs, plan, runs
+from birdkit import call_run, cli, experiments, jobs, plan, runs, synthesis
 from birdkit.pipeline import PipelineError
 
 
@@ -41,7 +41,7 @@ def test_help_answers_without_loading_torch() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     for command in ("generate", "pipeline", "label", "pack", "train", "compare", "rounds", "score", "check", "models",
-                    "report"):
+                    "report", "train-calls"):
         assert command in result.stdout
 
 
@@ -68,11 +68,63 @@ def test_score_says_metric_value_and_interval_on_stdout(files: Path, capsys: pyt
 def test_check_accepts_a_good_file_and_refuses_a_bad_one(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit status is what a script goes by, the message what a person does."""
     arguments = ["check", str(files / "submission.csv"), str(files)]
-    assert cli.main(arguments) == 0 and "36 rows, 2 classes" in capsys.readouterr().out
+    assert cli.main(arguments) == 0 and "36 windows, 2 classes, probabilities as in 2025, ready" in capsys.readouterr().out
     (files / "submission.csv").write_bytes((files / "sample_submission.csv").read_bytes())
     assert cli.main(arguments) == 1
     said = capsys.readouterr()
     assert said.out == "" and "all 36 rows are equal" in said.err and "Traceback" not in said.err
+
+
+def test_score_says_another_metric_and_the_figures_of_every_class(files: Path,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    """Which birds a model does not know is what a person does something about."""
+    arguments = ["score", str(files / "submission.csv"), str(files / "truth.csv"), "--year", "2025"]
+    assert cli.main([*arguments, "--metric", "padded_cmap", "--per-class"]) == 0
+    first, head, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("padded_cmap 0.") and head.split() == ["class", "positives", "roc_auc", "average_precision"]
+    values = [float(row.split()[2]) for row in rows]
+    assert len(rows) == 2 and values == sorted(values)
+    assert cli.main([*arguments, "--metric", "row_f1"]) == 1
+    assert "decisions must be 0 or 1" in capsys.readouterr().err
+
+
+def test_check_can_be_told_the_year_and_says_what_is_guessed(files: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that fits a guess is not yet a file that the host takes."""
+    (files / "train.csv").write_text("primary_label,filename\n")
+    arguments = ["check", str(files / "submission.csv"), str(files), "--year"]
+    assert cli.main([*arguments, "2031"]) == 0
+    said = capsys.readouterr().out
+    assert "as in 2025" in said and said.endswith("ready to submit if what was guessed is right\n")
+    (files / "scored_birds.json").write_text('["owl"]')
+    assert cli.main([*arguments, "2022"]) == 1  # 2022 has rows of a bird, and no columns of classes
+
+
+@pytest.mark.parametrize("year", [2021, 2022])
+def test_generate_makes_any_year_and_its_truth_is_a_perfect_submission(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], year: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first thing that a person tries: make a competition, check a file, score it."""
+    least = {**synthesis.TINY, "n_recordings": 8, "soundscape_s": 10.0, "longest_s": 3.0, "n_train_soundscapes": 1}
+    monkeypatch.setattr(synthesis, "TINY", least)
+    folder = str(tmp_path / "made")
+    assert cli.main(["generate", folder, "--year", str(year), "--tiny"]) == 0
+    truth = capsys.readouterr().out.splitlines()[1].removeprefix("its truth: ")
+    assert cli.main(["check", truth, folder]) == 0
+    assert f"4 windows, {4 if year == 2021 else 2} classes" in capsys.readouterr().out
+    assert cli.main(["score", truth, truth, "--year", str(year)]) == 0
+    assert capsys.readouterr().out.split()[1] == "1.0000"
+
+
+def test_train_calls_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A noise that gets lost is a detector that takes rain for a bird."""
+    seen = []
+    done = SimpleNamespace(best="call.safetensors")
+    monkeypatch.setattr(call_run, "train_calls", lambda run: seen.append(run) or done)
+    assert cli.main(["train-calls", "in", "work", "--split", "2", "--set", "train__epochs=5", "--labelled",
+                     "ff1010.csv=/data/ff1010", "--noise", "rain", "wind", "--year", "2021"]) == 0
+    assert seen == [call_run.CallRun(Path("in"), Path("work"), "call_detector", 2, {"train__epochs": 5},
+                                     [("ff1010.csv", "/data/ff1010")], [Path("rain"), Path("wind")], 2021)]
+    assert capsys.readouterr().out == "checkpoint: call.safetensors\n"
 
 
 def test_a_wrong_year_or_path_is_one_line_on_stderr(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,9 +149,9 @@ def test_pipeline_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(cli, "run", record)
     changes = ["--set", "train__epochs=5", "model__backbone=resnet34", "--set", "inference__scales=[1, 2]"]
     assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3",
-                     *changes]) == 0
+                     "--year", "2024", *changes]) == 0
     assert seen == {"folders": (Path("in"), Path("work")), "recipe": "tiny", "rounds": 2, "splits": [0, 3],
-                    "every_round": False, "until_no_gain": False, "seed": 0, "changes": {
+                    "every_round": False, "until_no_gain": False, "seed": 0, "year": 2024, "changes": {
                         "train__epochs": 5, "model__backbone": "resnet34", "inference__scales": [1, 2]}}
     assert capsys.readouterr().out == "submission: work/submission.csv\n"
 

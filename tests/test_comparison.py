@@ -230,3 +230,15 @@ def test_the_same_seed_gives_the_same_table() -> None:
     runs = world(2, {"old": 0.0, "new": 0.1})
     assert compare(runs, "old", n_draws=100) == compare(runs, "old", n_draws=100)
     assert compare(runs, "old", n_draws=100) != compare(runs, "old", n_draws=100, seed=1)
+
+
+def test_runs_are_compared_by_their_decisions_where_the_metric_judges_those() -> None:
+    """Two models of one ranking and different thresholds are not equal in 2022."""
+    truth = (np.random.default_rng(0).random((40, 2)) < 0.4).astype(int)
+    probabilities = 0.2 + 0.1 * truth
+    runs = {name: {(0, seed): Validated(truth, probabilities, np.arange(40) // 4, ("a", "b"), "balanced_accuracy", {},
+                                        heard) for seed in (0, 1)}
+            for name, heard in (("all", np.ones((40, 2), bool)), ("right", truth.astype(bool)))}
+    rows = {row.run: row for row in compare(runs, "all", n_draws=200).rows}
+    assert rows["all"].score.value == 0.5 and rows["right"].score.value == 1.0
+    assert rows["right"].difference is not None and rows["right"].difference.low > 0

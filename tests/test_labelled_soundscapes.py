@@ -70,9 +70,9 @@ def test_what_is_no_span_is_named_with_its_line(lines: list[str], message: str, 
 
 
 def test_a_table_that_is_another_one_is_refused(tmp_path: Path) -> None:
-    """2021's table has a similar name and other columns."""
+    """A table of other columns is none of either form."""
     path = tmp_path / TABLE
-    path.write_text("row_id,site,audio_id,seconds,birds\n")
+    path.write_text("row_id,site,seconds,birds\n")
     with pytest.raises(ValueError, match="has no column filename, start, end, primary_label; it has: row_id"):
         read_spans(path, folder="x")
     path.write_text("")
@@ -273,3 +273,17 @@ def test_a_recipe_that_mixes_them_in_runs_without_them_elsewhere(competition: tu
     assert there.data.sources == () and [one.name for one in there.augment.wave] == ["or_mixup", "one_of"]
     assert [entry["share"] for entry in there.augment.wave[1].options["members"]] == [0.75]
     assert "the competition of 2025 has no labelled soundscapes" in caplog.text
+
+
+def test_rows_of_2021_are_windows_of_their_files(tmp_path: Path) -> None:
+    """Its table names files without their date, says where a window ends, and "nocall" where nobody calls."""
+    path = tmp_path / "train_soundscape_labels.csv"
+    path.write_text("row_id,site,audio_id,seconds,birds\n7_SSW_5,SSW,7,5,nocall\n7_SSW_10,SSW,7,10,owl frog bat\n"
+                    "9_COR_5,COR,9,5,owl\n")
+    soundscapes = pd.DataFrame({"file": ["heard/7_SSW_20170423.ogg"], "duration_s": [10.0], "split": [2]})
+    windows, lists = audit_windows(path, soundscapes, ("owl", "frog"), recorded=["owl"], folder="heard", window_s=5.0)
+    assert windows.drop(columns="split").to_dict("list") == {
+        "file": ["heard/7_SSW_20170423.ogg"] * 2, "start_s": [0.0, 5.0], "end_s": [5.0, 10.0],
+        "labels": ["", "frog owl"]}
+    assert lists["labelled_labels_dropped"] == ["bat"] and lists["labelled_files_missing"] == ["heard/9_COR"]
+    assert lists["classes_only_in_labelled_soundscapes"] == ["frog"]

@@ -5,7 +5,13 @@ import time
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    label_ranking_average_precision_score,
+    roc_auc_score,
+)
 
 from birdkit import metrics
 
@@ -85,7 +91,7 @@ def test_what_cannot_be_scored_is_refused_with_its_place(name: str) -> None:
     broken[3, 2] = np.nan
     with pytest.raises(ValueError, match=r"not finite.*nan in row 3, column 2"):
         metric(truth, broken)
-    with pytest.raises(ValueError, match=r"truth \(120, 7\) and probabilities \(120, 6\)"):
+    with pytest.raises(ValueError, match=r"truth \(120, 7\) and (probabilities|decisions) \(120, 6\)"):
         metric(truth, probabilities[:, :-1])
     with pytest.raises(ValueError, match="truth must be 0 or 1, not 2 in row 5, column 1"):
         metric(np.where((np.arange(120)[:, None] == 5) & (np.arange(7) == 1), 2, truth), probabilities)
@@ -144,7 +150,7 @@ def test_difference_to_itself_is_nothing_and_a_better_system_is_surely_better() 
 def test_bootstrap_says_what_is_wrong_with_its_arguments() -> None:
     """A metric that is misspelt, groups of another table, a level in per cent."""
     truth, probabilities = table()
-    with pytest.raises(KeyError, match="no metric named 'auc'; there is: macro_average_precision, macro_roc_auc"):
+    with pytest.raises(KeyError, match=r"no metric named 'auc'; there is: .* macro_f1, macro_roc_auc"):
         metrics.bootstrap_interval(truth, probabilities, np.arange(120), metric="auc")
     with pytest.raises(ValueError, match="7 groups for 120 rows"):
         metrics.bootstrap_interval(truth, probabilities, np.arange(7))
@@ -158,4 +164,136 @@ def test_a_thousand_draws_of_a_whole_competition_take_seconds() -> None:
     truth, probabilities = generator.random((720, 206)) < 0.006, generator.random((720, 206))
     begin = time.perf_counter()
     metrics.bootstrap_interval(truth, probabilities, np.arange(720) // 12, n_draws=1000)
+    assert time.perf_counter() - begin < 30
+
+
+DECIDED = sorted(name for name, metric in metrics.METRICS.items() if metric.on_decisions)
+RANKED = sorted(set(metrics.METRICS) - set(DECIDED))
+
+
+def said(name: str, probabilities: np.ndarray) -> np.ndarray:
+    """What a metric judges: probabilities, or decisions at one half."""
+    return probabilities >= 0.5 if name in DECIDED else probabilities
+
+
+def test_the_f1_of_rows_is_what_one_counts_by_hand() -> None:
+    """2021: owl and frog, heard owl: 2/3. Silence, silence said: 1. Silence, frog said: 0. Frog, silence said: 0.
+    Owl, owl and frog said: 2/3. A silence that is not a label of its own would give 0 of 0 in the second."""
+    truth = np.array([[1, 1], [0, 0], [0, 0], [0, 1], [1, 0]])
+    heard = np.array([[1, 0], [0, 0], [0, 1], [0, 0], [1, 1]])
+    assert metrics.row_f1(truth, heard) == pytest.approx((2 / 3 + 1 + 0 + 0 + 2 / 3) / 5)
+
+
+def test_the_balanced_accuracy_is_what_one_counts_by_hand() -> None:
+    """2022: of 2 owls 1 heard, of 3 rows without one 1 false alarm: (1/2 + 2/3) / 2. Frogs: all right."""
+    truth = np.array([[1, 1], [1, 0], [0, 0], [0, 0], [0, 1]])
+    heard = np.array([[1, 1], [0, 0], [1, 0], [0, 0], [0, 1]])
+    assert metrics.balanced_accuracy(truth, heard) == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1) / 2)
+    assert metrics.macro_f1(truth, heard) == pytest.approx((2 / (2 + 1 + 1) + 1) / 2)
+
+
+def test_metrics_of_decisions_agree_with_scikit_learn() -> None:
+    """An independent implementation of each, over rows or over the classes that can be scored."""
+    truth, probabilities = table()
+    heard = probabilities > 0.4
+    beside = [np.column_stack([one, ~one.astype(bool).any(1)]) for one in (truth, heard)]  # nocall, a class like any
+    assert metrics.row_f1(truth, heard) == pytest.approx(f1_score(*beside, average="samples"), abs=1e-12)
+    scored = np.flatnonzero(truth.any(0))
+    each = [balanced_accuracy_score(truth[:, k], heard[:, k]) for k in scored]
+    assert metrics.balanced_accuracy(truth, heard) == pytest.approx(np.mean(each), abs=1e-12)
+    np.testing.assert_allclose(metrics.per_class_balanced_accuracy(truth, heard)[scored], each)
+    f1 = f1_score(truth, heard, average="macro", zero_division=np.nan)
+    assert metrics.macro_f1(truth, heard) == pytest.approx(f1, abs=1e-12)
+
+
+def test_label_ranking_agrees_with_scikit_learn_with_ties_and_empty_rows() -> None:
+    """The second seed's validation; rows without a label count 1, and ties rank last."""
+    truth, probabilities = table()
+    truth[5:20] = 0
+    assert len(np.unique(probabilities)) < probabilities.size / 2
+    assert metrics.label_ranking_precision(truth, probabilities) == pytest.approx(
+        label_ranking_average_precision_score(truth, probabilities), abs=1e-12)
+
+
+def test_padding_has_its_closed_form() -> None:
+    """2023: a class with n positives scores (5 + sum of (5 + k) / (5 + rank of the k-th)) / (5 + n), if nothing
+    reaches 1. Four of ten public copies of this metric pad something else."""
+    generator = np.random.default_rng(4)
+    truth, probabilities = generator.random((40, 6)) < 0.2, generator.random((40, 6)) * 0.99
+    truth[:, 3] = False
+    expected = []
+    for k in range(6):
+        ranks = np.flatnonzero(truth[np.argsort(-probabilities[:, k]), k]) + 1
+        n = len(ranks)
+        expected.append((5 + sum((5 + place) / (5 + rank) for place, rank in enumerate(ranks, 1))) / (5 + n))
+    assert expected[3] == 1 and metrics.padded_cmap(truth, probabilities) == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(metrics.METRICS))
+def test_the_order_of_rows_and_of_classes_does_not_matter(name: str) -> None:
+    """A score that depends on how a file is sorted is a bug of the metric."""
+    truth, probabilities = table()
+    generator, metric = np.random.default_rng(1), metrics.METRICS[name]
+    rows, columns = generator.permutation(len(truth)), generator.permutation(truth.shape[1])
+    shuffled = metric(truth[rows][:, columns], said(name, probabilities[rows][:, columns]))
+    assert shuffled == pytest.approx(metric(truth, said(name, probabilities)), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(set(metrics.METRICS) - {"padded_cmap"}))
+def test_two_copies_of_every_row_score_what_one_does(name: str) -> None:
+    """Metrics are of shares, not of counts. (2023's five rows of padding weigh half as much beside twice the rows.)"""
+    truth, probabilities = table()
+    metric = metrics.METRICS[name]
+    twice = metric(np.repeat(truth, 2, 0), said(name, np.repeat(probabilities, 2, 0)))
+    assert twice == pytest.approx(metric(truth, said(name, probabilities)), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_one_increasing_map_of_everything_changes_no_ranking(name: str) -> None:
+    """Square roots keep the order inside rows and columns, and 1 at 1."""
+    truth, probabilities = table()
+    metric = metrics.METRICS[name]
+    assert metric(truth, probabilities**0.5) == pytest.approx(metric(truth, probabilities), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(metrics.METRICS))
+def test_the_truth_scores_one_and_its_opposite_less_than_anything(name: str) -> None:
+    """A metric upside down would choose the worst epoch."""
+    truth, probabilities = table()
+    metric = metrics.METRICS[name]
+    assert metric(truth, truth) == pytest.approx(1)
+    assert metric(truth, 1 - truth) < metric(truth, said(name, probabilities)) < 1
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_probabilities_are_no_decisions(name: str) -> None:
+    """Taken for decisions, every probability above 0 would be a bird."""
+    truth, probabilities = table()
+    with pytest.raises(ValueError, match=r"decisions must be 0 or 1, not 0\.\d+ in row 0"):
+        metrics.METRICS[name](truth, probabilities)
+
+
+@pytest.mark.parametrize("name", sorted(metrics.METRICS))
+def test_every_metric_has_its_bootstrap(name: str) -> None:
+    """Draws are taken by weights, for speed: each must be the metric of the rows that were drawn."""
+    truth, probabilities = table(rows=60)
+    values, groups = said(name, probabilities), np.arange(60) // 6
+    draws = metrics.bootstrap_draws(truth, [values], groups, metric=name, n_draws=20, seed=3)[0]
+    counts = np.random.default_rng(3).multinomial(10, np.full(10, 0.1), size=20)
+    for draw, count in zip(draws, counts, strict=True):
+        rows = np.repeat(np.arange(60), count[groups])
+        if name == "padded_cmap":  # padded once, whatever was drawn
+            assert draw == pytest.approx(metrics.padded_cmap(truth[rows], values[rows]), abs=1e-12)
+        else:
+            assert draw == pytest.approx(metrics.METRICS[name](truth[rows], values[rows]), abs=1e-12)
+    interval = metrics.bootstrap_interval(truth, values, groups, metric=name, n_draws=50)
+    assert interval.low <= interval.value <= interval.high
+
+
+def test_a_thousand_draws_of_2023s_metric_take_seconds() -> None:
+    """Every epoch's interval is drawn: scikit-learn, class by class and draw by draw, would take minutes."""
+    generator = np.random.default_rng(0)
+    truth, probabilities = generator.random((480, 264)) < 0.006, generator.random((480, 264))
+    begin = time.perf_counter()
+    metrics.bootstrap_interval(truth, probabilities, np.arange(480) // 12, metric="padded_cmap", n_draws=500)
     assert time.perf_counter() - begin < 30

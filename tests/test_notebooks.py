@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from birdkit import label_run, runs
+from birdkit import label_run, report, runs, submit_run
 from birdkit.pipeline import find_notebooks, steps
 
 BOOKS = sorted(find_notebooks().glob("*.ipynb"))
@@ -168,14 +168,14 @@ def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(runs, "train_splits", lambda *given, **named: seen.append((*given, named)) or [history] * 2)
     settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
                 "FOLD": [0, 1], "CHANGES": {"seed": 3}, "NOISE": {"nocall": "/noise"}, "SESSION_HOURS": 11,
-                "RESUME_FROM": "/earlier"}
+                "RESUME_FROM": "/earlier", "COMPETITION_YEAR": 2025}
     book = next(path for path in BOOKS if path.stem == "03_train_fold")
     assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
     names: dict[str, Any] = {**parameters(book), **settings, "display": lambda *shown: drawn.extend(shown)}
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
     assert seen == [(runs.Run(tmp_path, tmp_path / "work", "tiny", 2, changes={"seed": 3}, noise={"nocall": "/noise"},
-                              resume_from="/earlier"), [0, 1], {"session_h": 11})]
+                              resume_from="/earlier", year=2025), [0, 1], {"session_h": 11})]
     assert len(drawn) == 2 and all(picture._repr_png_() for picture in drawn)
 
 
@@ -186,12 +186,31 @@ def test_notebook_02_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     outcome = SimpleNamespace(pictures={"one": 1, "two": 2})
     monkeypatch.setattr(label_run, "label_round", lambda run: seen.append(run) or outcome)
     settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
-                "CHANGES": {"labelling__stride_s": 2.5}, "TEACHERS": ["a.safetensors"]}
+                "CHANGES": {"labelling__stride_s": 2.5}, "TEACHERS": ["a.safetensors"],
+                "COMPETITION_YEAR": 2024}
     book = next(path for path in BOOKS if path.stem == "02_pseudolabel")
     assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
     names: dict[str, Any] = {**parameters(book), **settings, "display": lambda *shown: drawn.extend(shown)}
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
     assert seen == [label_run.LabelRun(tmp_path, tmp_path / "work", "tiny", 2, changes={"labelling__stride_s": 2.5},
-                                       teachers=["a.safetensors"])]
+                                       teachers=["a.safetensors"], year=2024)]
     assert drawn == [1, 2]
+
+
+def test_notebook_04_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time share or an ensemble that gets lost is a submission that nobody meant."""
+    seen: list[Any] = []
+    outcome = SimpleNamespace(table="table")
+    monkeypatch.setattr(submit_run, "submit", lambda run: seen.append(run) or outcome)
+    monkeypatch.setattr(report, "soundscape", lambda table, root: seen.append((table, root)))
+    settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "ROUND": 2, "EARLIER": 1,
+                "ENSEMBLE": "best.toml", "GATE": "multiply", "CHANGES": {"window_shift": 2}, "SUBMISSION": "mine.csv",
+                "TIME_SHARE": 0.5, "COMPETITION_YEAR": 2024}
+    book = next(path for path in BOOKS if path.stem == "04_ensemble_infer")
+    assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
+    names: dict[str, Any] = {**parameters(book), **settings}
+    for source in code_cells(book, without=("parameters", "install")):
+        exec(source, names)
+    assert seen == [submit_run.SubmitRun(tmp_path, str(tmp_path / "work"), 2, 1, "best.toml", "multiply",
+                                         {"window_shift": 2}, "mine.csv", 0.5, 2024), ("table", tmp_path)]

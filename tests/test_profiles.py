@@ -4,7 +4,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 from birdkit import profiles
 from birdkit.metrics import METRICS
@@ -24,6 +26,7 @@ def year_2025(folder: Path, *, classes: tuple[str, ...] = ("1139490", "amakin1")
 
 
 def year_2024(folder: Path) -> Path:
+    (folder / "eBird_Taxonomy_v2021.csv").touch()
     (folder / "unlabeled_soundscapes").mkdir()
     (folder / "train_metadata.csv").write_text("primary_label,filename\nasbfly,a.ogg\nasbfly,b.ogg\nzitcis1,c.ogg\n")
     (folder / "sample_submission.csv").write_text("row_id,asbfly,zitcis1\n")
@@ -36,7 +39,9 @@ def test_every_profile_is_consistent(profile: profiles.Competition) -> None:
     assert PROFILES[profile.year] is profile
     assert profile.metric in METRICS
     assert profile.windows * profile.window_s == profile.soundscape_s
-    assert profile.time_limit_s in (90 * 60, 120 * 60)
+    assert profile.time_limit_s / 60 in (90, 120, 180, 540) and not profile.guessed
+    assert profile.row_format in profiles.ROW_FORMATS
+    assert METRICS[profile.metric].on_decisions == (profile.row_format != profiles.PROBABILITIES)
     assert str(profile.year) in profile.source and profile.source.startswith("https://")
     assert "primary_label" in profile.columns
 
@@ -74,7 +79,7 @@ def test_an_unknown_folder_is_told_what_every_year_lacks(tmp_path: Path) -> None
     """Mostly the path is one level too high or low; the list of missing files shows it."""
     with pytest.raises(ProfileError, match=r"2024 lacks train_metadata.csv, .*; 2025 lacks train.csv, taxonomy.csv"):
         recognise(tmp_path)
-    with pytest.raises(ProfileError, match="no profile for 1999; there is: 2024"):
+    with pytest.raises(ProfileError, match="no profile for 1999; there is: 2021"):
         profiles.profile(1999)
 
 
@@ -136,3 +141,94 @@ def test_a_list_of_scored_classes_must_fit_the_submission(tmp_path: Path, text: 
     else:
         with pytest.raises(ProfileError, match=message):
             profiles.read_scored(tmp_path)
+
+
+@pytest.mark.parametrize("year", sorted(PROFILES))
+def test_a_generated_competition_of_every_year_is_recognised(tmp_path: Path, year: int) -> None:
+    """2023's files are a part of 2024's, 2025's of 2026's: the year that asks for most must win."""
+    folder = layout(tmp_path, year)
+    assert recognise(folder) is PROFILES[year] and not recognise(folder).guessed
+    assert read_classes(folder) == ("frog", "owl")
+    assert profiles.read_scored(folder) == (("owl",) if year == 2022 else ("frog", "owl"))
+
+
+def layout(folder: Path, year: int) -> Path:
+    """The tables of a year with three recordings of an owl and one of a frog, and no audio."""
+    known = PROFILES[year]
+    for sign in known.signature:
+        name = sign.partition(":")[0]
+        if "." not in name:
+            (folder / name).mkdir()
+        elif name.endswith(".csv"):
+            (folder / name).touch()
+    rows = "".join(f"{label},{label}/{number}.ogg\n" for number, label in enumerate(("owl", "frog", "owl", "owl")))
+    (folder / known.train_table).write_text("primary_label,filename\n" + rows)
+    if known.class_table == "taxonomy.csv":
+        (folder / "taxonomy.csv").write_text("primary_label,class_name\nowl,Aves\nfrog,Amphibia\n")
+    if year == 2022:
+        (folder / "scored_birds.json").write_text('["owl"]')
+    columns = {profiles.NAMES: "birds", profiles.TRUE_FALSE: "target"}.get(known.row_format, "frog,owl")
+    (folder / "sample_submission.csv").write_text(f"row_id,{columns}\nsoundscape_1_5,\nsoundscape_1_10,\n")
+    return folder
+
+
+def test_the_shares_of_the_scored_classes_are_of_their_recordings_alone(tmp_path: Path) -> None:
+    """The first seed's penalty is 0.4 of them: over all 152 classes it would be next to nothing."""
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    assert profiles.read_shares(layout(tmp_path / "a", 2022)) == {"owl": 1.0}
+    assert profiles.read_shares(layout(tmp_path / "b", 2025)) == {"frog": 0.25, "owl": 0.75}
+    (tmp_path / "b" / "train.csv").write_text("primary_label,filename\n")
+    with pytest.raises(ProfileError, match="none of its recordings has a scored class"):
+        profiles.read_shares(tmp_path / "b")
+
+
+def test_a_stated_year_is_taken_and_what_speaks_against_it_said(tmp_path: Path,
+                                                                caplog: pytest.LogCaptureFixture) -> None:
+    """Who knows better must win, and must hear what is not there."""
+    folder = layout(tmp_path, 2024)
+    assert recognise(folder, year=2023) is PROFILES[2023] and "lacks" not in caplog.text
+    assert recognise(folder, year=2025) is PROFILES[2025]
+    assert "stated to be of 2025, though it lacks train.csv, taxonomy.csv:class_name" in caplog.text
+
+
+def test_next_springs_folder_is_read_from_its_files_and_the_guesses_are_said(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On the first day nobody has a profile: what can be read is read, and no guess goes unsaid."""
+    folder = tmp_path / "birdclef-2031"
+    (folder / "recordings" / "owl").mkdir(parents=True), (folder / "train_soundscapes").mkdir()
+    (folder / "recordings" / "owl" / "1.ogg").touch()
+    (folder / "clips.csv").write_text("filename,primary_label\n1.ogg,owl\n")
+    (folder / "names.csv").write_text("primary_label,order\nfrog,Anura\nowl,Strigiformes\n")
+    (folder / "sample_submission.csv").write_text("row_id,owl,frog\n" + "".join(
+        f"BC_1_{end},0.5,0.5\n" for end in (10, 20, 30)))
+    sf.write(folder / "train_soundscapes" / "x.wav", np.zeros(16_000 * 42), 16_000)
+    found = recognise(folder)
+    assert (found.train_table, found.class_table, found.audio) == ("clips.csv", "names.csv", "recordings")
+    assert (found.recording, found.unlabelled) == ("{primary_label}/{filename}", "train_soundscapes")
+    assert (found.window_s, found.soundscape_s, found.windows) == (10.0, 40.0, 4)
+    assert (found.n_classes, found.metric, found.row_format) == (2, "macro_roc_auc", "probabilities")
+    assert read_classes(folder) == ("owl", "frog")
+    assert profiles.read_groups(folder, "order") == ("Strigiformes", "Anura")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 + len(found.guessed) and "2031" in caplog.text
+    for fact in ("window_s = 10.0", "soundscape_s = 40.0", "audio = 'recordings'", "metric macro_roc_auc", "clips.csv"):
+        assert any(fact in line for line in found.guessed)
+    (folder / "names.csv").unlink()
+    assert recognise(folder).class_table == "" and read_classes(folder) == ("owl", "frog")
+    (folder / "clips.csv").write_text("file,label\n")
+    with pytest.raises(ProfileError, match=r"no table has the columns primary_label and filename.*clips.csv"):
+        recognise(folder)
+
+
+def test_more_classes_than_a_year_had_are_another_year(tmp_path: Path) -> None:
+    """The next competition will have the files of the last: its number of classes is what tells them apart."""
+    names = [f"bird{number}" for number in range(235)]
+    folder = year_2025(tmp_path, classes=tuple(names))
+    assert recognise(folder).guessed and recognise(folder).n_classes == 235 and len(read_classes(folder)) == 235
+    assert recognise(folder, year=2025) is PROFILES[2025]
+
+
+def test_a_stated_year_that_nobody_knows_is_guessed_as_that_one(tmp_path: Path) -> None:
+    """COMPETITION_YEAR = 2031 must not be an error on the first day, nor pass for a known year."""
+    found = recognise(year_2025(tmp_path), year=2031)
+    assert "the year 2031 is not known; 2025 is the nearest" in found.guessed[0] and found.year == 2025

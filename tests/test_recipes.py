@@ -6,7 +6,7 @@ import torch
 
 from birdkit import recipes
 from birdkit.augmentations import build_augmentations
-from birdkit.config import RunConfig
+from birdkit.config import Member, RunConfig
 from birdkit.losses import LOSSES
 from birdkit.models import build_model
 from birdkit.settings import from_dict, replace, to_dict
@@ -87,6 +87,32 @@ def competition_of(folder: Path, year: int) -> Path:
     if year == 2026:
         (folder / "train_soundscapes_labels.csv").touch()
     return folder
+
+
+def test_the_two_tracks_of_the_first_seed_decide_as_they_did(tmp_path: Path) -> None:
+    """Penalty and quantiles were half of both entries; the shares come from the recordings of the scored birds."""
+    (tmp_path / "train_metadata.csv").write_text("primary_label\nowl\nfrog\nowl\nwren\nowl\n")
+    (tmp_path / "scored_birds.json").write_text('["owl", "wren"]')
+    (tmp_path / "sample_submission.csv").write_text("row_id,target\n")
+    config = recipes.for_competition(recipes.get("seed2022").run(0, 0), tmp_path)
+    assert config.year == 2022 and config.task.scored == ("owl", "wren")
+    assert config.inference.decision == Member("quantile", {"q": 0.85, "penalty": 0.4, "shares": {
+        "owl": 0.75, "wren": 0.25}})
+    assert config.competition.metric == "balanced_accuracy"
+    assert from_dict(RunConfig, to_dict(config)) == config
+    assert recipes.get("henkel2021").config.inference.decision == Member("quantile", {"q": 0.9987})
+
+
+def test_without_unlabelled_soundscapes_nothing_of_them_is_mixed_in(tmp_path: Path,
+                                                                    caplog: pytest.LogCaptureFixture) -> None:
+    """2021 to 2023 had none: every recipe with a background would end in an error, or say what is not true."""
+    (tmp_path / "train_metadata.csv").write_text("primary_label\nowl\n")
+    (tmp_path / "eBird_Taxonomy_v2021.csv").touch()
+    (tmp_path / "sample_submission.csv").write_text("row_id,owl\n")
+    config = recipes.for_competition(recipes.get("tiny").run(0, 0), tmp_path)
+    assert config.year == 2023 and [one.name for one in config.augment.wave] == ["or_mixup"]
+    assert "without soundscapes" in caplog.text and "(background)" in caplog.text
+    assert recipes.for_competition(recipes.get("tiny").run(0, 0), tmp_path, year=2024).year == 2024
 
 
 @pytest.mark.parametrize("year", [2025, 2026])

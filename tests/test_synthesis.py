@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import soundfile
 from scipy.signal import stft
 
 from birdkit.calls import SPECIES
+from birdkit.profiles import form_of, profile, recognise
 from birdkit.synthesis import MARKER, TINY, Generated, draw_recordings, generate, render_focal, render_soundscape
 from birdkit.synthesis import SITES as PLACES
 
@@ -174,3 +176,45 @@ def test_unlisted_animals_are_heard_but_not_in_the_truth() -> None:
     """A minute of only strangers is a minute of nothing."""
     empty = render_soundscape([], SPECIES, PLACES["H11"], 10.0, np.random.default_rng(4))
     assert not empty.bouts and not empty.truth(["fabwar1"]).any() and np.std(empty.wave) > 0
+
+
+@pytest.mark.parametrize("year", [2021, 2022, 2023, 2024, 2026])
+def test_other_years_have_the_same_sounds_in_their_own_files_and_forms(tmp_path: Path, tiny: Generated,
+                                                                       year: int) -> None:
+    """What works on a generated 2022 must work on the real one: its columns, folders, file names and rows."""
+    sizes = {**TINY, "n_recordings": 8, "soundscape_s": 5.0, "longest_s": 3.0, "n_test_soundscapes": 1}
+    made = generate(tmp_path / "made", year=year, seed=1, progress=False, **sizes)
+    folder, known = made.competition_dir, profile(year)
+    assert recognise(folder) is known and set(known.columns) <= set(read(folder / known.train_table))
+    audio = [folder / known.audio / known.recording.format(**row) for row in
+             read(folder / known.train_table).to_dict("records")]
+    assert len(audio) == 8 and all(path.is_file() for path in audio)
+    names = {2021: r"\d{7}_H\d\d_2023\d{4}", 2026: r"BC2026_Test_\d{7}_H\d\d_2023\d{4}_\d{6}"}
+    stem = next((folder / "test_soundscapes").iterdir()).stem
+    assert re.fullmatch(names.get(year, r"soundscape_\d{7}"), stem)
+    assert read(folder / "sample_submission.csv")["row_id"].tolist() == read(made.truth_path)["row_id"].tolist()
+    assert form_of(list(read(made.truth_path))) == known.row_format
+    train = [path.name for name in ("train_soundscapes", "unlabeled_soundscapes") if (folder / name).is_dir()
+             for path in (folder / name).iterdir()]
+    assert len(train) == (0 if year in (2022, 2023) else 2)
+    assert (folder / "test.csv").exists() == (year in (2021, 2022))
+
+
+def test_labelled_soundscapes_say_what_is_in_them(tmp_path: Path) -> None:
+    """2021's rows are complete, silence included; 2026's are of half of the files, each twice, as the host's were."""
+    sizes = {**TINY, "n_recordings": 8, "longest_s": 3.0, "n_test_soundscapes": 1}
+    for year in (2021, 2026):
+        made = generate(tmp_path / str(year), year=year, seed=2, progress=False, **sizes)
+        labels, truth = read(made.competition_dir / profile(year).labelled), read(made.hidden_path)
+        heard = {row["row_id"]: {name for name in truth.columns[1:] if row[name] == "1"}
+                 for row in truth.to_dict("records")}
+        if year == 2021:
+            said = {row["row_id"]: set(row["birds"].split()) for row in labels.to_dict("records")}
+            assert said == {f"{row.rsplit('_', 2)[0]}_{row.rsplit('_', 2)[2]}": names or {"nocall"}
+                            for row, names in heard.items()}
+        else:
+            assert labels.duplicated().sum() == len(labels) / 2 and labels["filename"].nunique() == 1
+            said = {f"{Path(row['filename']).stem}_{int(row['end'][-5:-3]) * 60 + int(row['end'][-2:])}":
+                    set(row["primary_label"].split(";")) for row in labels.to_dict("records")}
+            assert said == {row: names for row, names in heard.items()
+                            if names and row.startswith(Path(labels["filename"][0]).stem)}

@@ -7,6 +7,8 @@ import torch
 from conftest import RATE, noise, tone
 
 from birdkit.audio_store import AudioStore
+from birdkit.comparison import Validated
+from birdkit.config import Member
 from birdkit.inference import Predictor, predict
 from birdkit.metrics import macro_roc_auc
 from birdkit.models import build_model
@@ -134,3 +136,33 @@ def test_a_span_is_scored_on_its_own_audio_and_nocall_is_no_class(run, held_out,
     validation = Validation.prepare(recordings, table, CLASSES, store=AudioStore(tmp_path, RATE), soundscapes=None)
     assert [len(wave) for wave in validation.waves] == [7 * RATE] * 4 + [int(2.5 * RATE)]
     assert [row.tolist() for row in validation.truth] == [[[1, 0]], [[0, 1]], [[1, 0]], [[0, 1]], [[0, 0]]]
+
+
+def test_where_not_all_classes_count_the_others_are_not_validated_on(run, held_out, tmp_path) -> None:
+    """2022 scored 21 of 152 birds: an epoch that is better at the others is no better."""
+    recordings = replace(run, validation__kind="recordings", task__scored=("low",))
+    validated = prepare(recordings, held_out, None, tmp_path).validate(perfect(recordings), recordings, CLASSES)
+    assert validated.classes == ("low",) and validated.truth.tolist() == [[0], [1], [0], [1]]
+    assert validated.probabilities.shape == (4, 1) and validated.score == 1.0
+
+
+def test_a_metric_on_decisions_judges_what_the_config_decides(run, held_out, tmp_path) -> None:
+    """2021 and 2022: the threshold is part of the entry, so it must be part of the score of an epoch."""
+    recordings = replace(run, validation__kind="recordings", year=2022,
+                         inference__decision=Member("labels_per_row", {"labels": 1.0}))
+    validated = prepare(recordings, held_out, None, tmp_path).validate(perfect(recordings), recordings, CLASSES)
+    assert validated.metric == "balanced_accuracy" and validated.decisions is not None
+    np.testing.assert_array_equal(validated.decisions, validated.truth)
+    assert validated.score == 1.0 and 0 < validated.probabilities.min() < validated.probabilities.max() < 1
+    validated.save(tmp_path / "saved.npz")
+    read = Validated.read(tmp_path / "saved.npz")
+    assert read.score == 1.0 and read.interval().value == 1.0
+    none = replace(recordings, inference__decision=Member("labels_per_row", {"labels": 0.0}))
+    assert prepare(none, held_out, None, tmp_path).validate(perfect(none), none, CLASSES).score == 0.5
+
+
+def test_what_is_guessed_of_a_competition_is_what_is_validated_by(run, held_out, soundscapes, tmp_path) -> None:
+    """A year that nobody knows yet may have other windows; validated by those of the last, another is chosen."""
+    guessed = replace(run, task__window_s=10.0, task__soundscape_s=30.0, task__metric="padded_cmap")
+    validation = prepare(guessed, held_out, soundscapes, tmp_path)
+    assert [truth.shape for truth in validation.truth] == [(3, 2)] * 3 and validation.metric == "padded_cmap"

@@ -9,7 +9,7 @@ from birdkit.config.frontend import FrontEndConfig
 from birdkit.config.labelling import MEANS, OTHERS, LabelConfig
 from birdkit.config.model import OWN, ModelConfig
 from birdkit.config.pseudo import PseudoConfig
-from birdkit.config.run import POOLS, InferenceConfig, RunConfig, SplitConfig, ValidationConfig
+from birdkit.config.run import POOLS, InferenceConfig, RunConfig, SplitConfig, TaskConfig, ValidationConfig
 from birdkit.config.training import (
     LABELLED,
     PSEUDO,
@@ -22,4 +22,4 @@ from birdkit.config.training import (
 
 __all__ = ["LABELLED", "MEANS", "OTHERS", "OWN", "POOLS", "PSEUDO", "SOUNDSCAPES", "AugmentConfig", "DataConfig",
            "DistilConfig", "FrontEndConfig", "InferenceConfig", "LabelConfig", "Member", "ModelConfig", "PseudoConfig",
-           "RunConfig", "SourceConfig", "SplitConfig", "TrainConfig", "ValidationConfig"]
+           "RunConfig", "SourceConfig", "SplitConfig", "TaskConfig", "TrainConfig", "ValidationConfig"]

@@ -1,6 +1,7 @@
 """A whole run, and what is done with its model: who validates, how soundscapes are predicted and scored."""
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from birdkit.config.base import Member, in_unit, one_of
@@ -10,7 +11,9 @@ from birdkit.config.labelling import LabelConfig
 from birdkit.config.model import ModelConfig
 from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.training import AugmentConfig, DataConfig, TrainConfig
-from birdkit.postprocess import GATES
+from birdkit.decisions import check as check_decision
+from birdkit.postprocess import GATES, check_members
+from birdkit.profiles import Competition, profile
 
 POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
 
@@ -19,20 +22,35 @@ POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.
 class InferenceConfig:
     """How a soundscape becomes window probabilities; the same in validation, pseudo-labelling and submission.
 
-    clip_step_s  time from one clip to the next, None for contiguous clips
+    clip_step_s  seconds from one clip to the next, None for contiguous clips. Below clip_s clips overlap, and what they
+                 say of the same segment is averaged (2025 first place: +0.002 to +0.003; 2.5 s by the fifth: +0.007)
+    clip_shifts_s  further grids of clips, each begun that much later, in seconds above 0 and below the step, and
+                 averaged in the same way (2024 fourth place: 2.5 s, +0.009; 2026 twelfth: +0.010)
+    window_shift  segments by which every window is also pooled earlier and later; its probability is the mean of the
+                 three ("delta shift", 2 in 2023's second and 2025's and 2026's first places). 0 for none; costs nearly
+                 nothing
+    doubled_context  True shows each `clip_step_s` of audio twice in one clip, once with what lies before it and once
+                 with what comes after: clip_s / 2 - clip_step_s seconds each (second seed, 2025: clips of 12 s every 5)
     scales       lengths of the clips the network sees, in clips of the front end: (1, 2, 4) also shows it images twice
                  and four times as long and averages the probabilities (2021 second place: 5, 10 and 20 s). Only for
                  networks that take images of any width
     pool         of what a window's probability is made, one of POOLS
     backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
     precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
-    postprocess  members of birdkit.postprocess, in order, applied per soundscape
+    postprocess  members of birdkit.postprocess, in order, applied per soundscape. What some need of a competition's
+                 files (groups of classes, counts, what was heard where) is filled in by birdkit.binding when a run is
+                 prepared, and stands in the checkpoint
     gate         what call detectors that are given to birdkit.inference.predict do to the probabilities before that:
                  "none", "multiply" or "threshold", see birdkit.postprocess.gate. Training's own validation has none
     gate_threshold  probability of a call from which "threshold" lets a window pass
+    decision     a member of birdkit.decisions: what makes heard or not heard of the probabilities of a whole submission
+                 or validation, where the year asks for that (2021, 2022). Default: half a label a row
     """
 
     clip_step_s: float | None = None
+    clip_shifts_s: tuple[float, ...] = ()
+    window_shift: int = 0
+    doubled_context: bool = False
     scales: tuple[int, ...] = (1,)
     pool: str = "segments"
     batch_size: int = 12
@@ -41,13 +59,21 @@ class InferenceConfig:
     postprocess: tuple[Member, ...] = ()
     gate: str = "none"
     gate_threshold: float = 0.5
+    decision: Member = field(default_factory=lambda: Member("labels_per_row", {"labels": 0.5}))
 
     def __post_init__(self) -> None:
         one_of("pool", self.pool, POOLS)
         one_of("gate", self.gate, GATES)
+        check_members(self.postprocess)
         in_unit("gate_threshold", self.gate_threshold)
+        check_decision(self.decision)
         one_of("backend", self.backend, ("auto", "openvino", "torch"))
         one_of("precision", self.precision, ("f32", "bf16"))
+        if self.window_shift < 0:
+            raise ValueError(f"window_shift = {self.window_shift} must be a number of segments from 0 on")
+        if self.doubled_context and (self.clip_step_s is None or self.scales != (1,)):
+            raise ValueError(f"doubled_context needs clip_step_s, the seconds that a clip shows twice, and one scale; "
+                             f"clip_step_s = {self.clip_step_s}, scales = {self.scales}")
         if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):
             raise ValueError(f"scales = {self.scales} must be different whole numbers from 1 on")
 
@@ -91,10 +117,27 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
+class TaskConfig:
+    """What only the competition's files can say of its task; birdkit.recipes.for_competition fills it in.
+
+    window_s      what a row of the submission is about; None, as in the two below, for what the profile of the year has
+    soundscape_s  length of a test file
+    metric        a name in birdkit.metrics.METRICS
+    scored        the classes that count in validation and submission; none for all. In 2022, 21 of 152
+    """
+
+    window_s: float | None = None
+    soundscape_s: float | None = None
+    metric: str | None = None
+    scored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides what one training run does; stored whole in its checkpoint.
 
     year        the competition profile
+    task        what the competition's files say beyond it
     split       the part of the cross-validation that validates; -1 trains on everything and validates on nothing
     round       0 is supervised; from 1 on pseudo-labels of the round before are used
     labelling   how teachers make those
@@ -102,6 +145,7 @@ class RunConfig:
 
     name: str = "default"
     year: int = 2025
+    task: TaskConfig = TaskConfig()
     split: int = 0
     n_splits: int = 5
     round: int = 0
@@ -122,6 +166,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not -1 <= self.split < self.n_splits:
             raise ValueError(f"split = {self.split} is not one of -1 .. {self.n_splits - 1}")
+
+    @property
+    def competition(self) -> Competition:
+        """The profile of the year, with what `task` says instead."""
+        known, task = profile(self.year), self.task
+        return dataclasses.replace(known, window_s=task.window_s or known.window_s, metric=task.metric or known.metric,
+                                   soundscape_s=task.soundscape_s or known.soundscape_s)
 
     @property
     def example_s(self) -> float:

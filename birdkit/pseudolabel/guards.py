@@ -9,8 +9,9 @@ import numpy as np
 
 from birdkit import audio
 from birdkit.config import LabelConfig
-from birdkit.predictor import LEAST_WINDOW_S, Predictor
+from birdkit.predictor import Predictor
 from birdkit.pseudolabel.table import PseudoLabelError
+from birdkit.view import LEAST_WINDOW_S
 
 SILENCE = 1e-6  # largest sample of a soundscape that may have equal windows
 FEW_CLASSES = 2  # of so few, one always takes half of the labels

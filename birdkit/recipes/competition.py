@@ -6,8 +6,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from birdkit import kaggle
-from birdkit.config import LABELLED, Member, RunConfig, SourceConfig
-from birdkit.profiles import Competition, read_groups, read_scored, recognise
+from birdkit.config import LABELLED, SOUNDSCAPES, Member, RunConfig, SourceConfig, TaskConfig
+from birdkit.profiles import (
+    PROBABILITIES,
+    Competition,
+    read_classes,
+    read_groups,
+    read_scored,
+    read_shares,
+    recognise,
+)
 from birdkit.settings import replace
 
 log = logging.getLogger(__name__)
@@ -15,36 +23,56 @@ log = logging.getLogger(__name__)
 SCORED = ("scored",)  # as the classes of a source: the competition's scored ones
 
 
-def for_competition(config: RunConfig, competition_dir: str | Path, *,
+def for_competition(config: RunConfig, competition_dir: str | Path, *, year: int = 0,
                     folders: Mapping[str, str | Path] | None = None) -> RunConfig:
     """The config with what only this competition's files, and what is attached beside them, can say.
 
-    Its year. The names that a teacher of logits has for the classes, where `distil.class_column` is a column of the
-    class table. The groups of a "grouped" head, where they are the name of a column of the class table, such as
-    "class_name". The classes of a source of recordings, where they are ("scored",). The folders of sources: given here
-    by the source's name, or the config's path where that is a folder, or else that path below Kaggle's datasets, its
-    first part being the name of one. A source that is nowhere is taken out, with a warning, and with it every
-    augmentation that mixes it in: so the config in a checkpoint says what was really trained. So are labelled
-    soundscapes where the competition has none.
+    Its year, its scored classes where not all count, and what is guessed of a competition of no known year. The shares
+    of its classes, where the decision has a penalty and the submission is of decisions. The names that a teacher of
+    logits has for the classes, where `distil.class_column` is a column of the class table. The groups of a "grouped"
+    head, where they are the name of a column of the class table, such as "class_name". The classes of a source of
+    recordings, where they are ("scored",). The folders of sources: given here by the source's name, or the config's
+    path where that is a folder, or else that path below Kaggle's datasets, its first part being the name of one. A
+    source that is nowhere is taken out, with a warning, and with it every augmentation that mixes it in: so the config
+    in a checkpoint says what was really trained. So are labelled soundscapes, and unlabelled ones, where the
+    competition has none.
+
+    year  stated, 0 to recognise it, see birdkit.profiles.recognise
 
     Raises birdkit.profiles.ProfileError where the files do not fit, ValueError for folders of a source that the config
     does not have, and birdkit.kaggle.MissingInputError where a given one does not exist.
     """
-    competition = recognise(competition_dir)
-    config = replace(config, year=competition.year)
+    competition = recognise(competition_dir, year=year)
+    config = replace(config, year=competition.year, task=_task(competition, competition_dir))
     config = _with_sources(config, competition, competition_dir, folders or {})
+    decision = config.inference.decision
+    if competition.row_format != PROBABILITIES and decision.options.get("penalty") and "shares" not in decision.options:
+        shares = read_shares(competition_dir, competition)
+        config = replace(config, inference__decision=Member(decision.name, {**decision.options, "shares": shares}))
     if config.distil.class_column:
-        config = replace(config, distil__class_names=read_groups(competition_dir, config.distil.class_column))
+        names = read_groups(competition_dir, config.distil.class_column, competition)
+        config = replace(config, distil__class_names=names)
     column = config.model.head_options.get("groups")
     if config.model.head != "grouped" or not isinstance(column, str):
         return config
-    options = {**config.model.head_options, "groups": list(read_groups(competition_dir, column))}
+    options = {**config.model.head_options, "groups": list(read_groups(competition_dir, column, competition))}
     return replace(config, model__head_options=options)
+
+
+def _task(competition: Competition, competition_dir: str | Path) -> TaskConfig:
+    """What the competition's files say beyond the profile of a known year."""
+    scored = read_scored(competition_dir, competition)
+    scored = () if scored == read_classes(competition_dir, competition) else scored
+    if not competition.guessed:
+        return TaskConfig(scored=scored)
+    return TaskConfig(competition.window_s, competition.soundscape_s, competition.metric, scored)
 
 
 def _with_sources(config: RunConfig, competition: Competition, competition_dir: str | Path,
                   folders: Mapping[str, str | Path]) -> RunConfig:
     """The config with the sources that there are, and the augmentations that can do with them."""
+    if not competition.unlabelled:
+        config = _without(config, SOUNDSCAPES, f"the competition of {competition.year} has no unlabelled soundscapes")
     of_folders = [source.name for source in config.data.sources if source.kind == "folder"]
     unknown = sorted(set(folders) - set(of_folders))
     if unknown:
@@ -58,14 +86,14 @@ def _with_sources(config: RunConfig, competition: Competition, competition_dir: 
             except kaggle.MissingInputError as error:
                 if source.name in folders:
                     raise
-                config = _without(config, source, f"{error}. Attach the dataset {Path(source.path).parts[0]}, or give "
-                                                  "its folder")
+                config = _without(config, source.name, f"{error}. Attach the dataset {Path(source.path).parts[0]}, or "
+                                                       "give its folder")
                 continue
         elif source.kind == LABELLED and not competition.labelled:
-            config = _without(config, source, f"the competition of {competition.year} has no labelled soundscapes")
+            config = _without(config, source.name, f"the competition of {competition.year} has no labelled soundscapes")
             continue
         elif source.classes == SCORED:
-            source = replace(source, classes=read_scored(competition_dir))
+            source = replace(source, classes=read_scored(competition_dir, competition))
         found.append(source)
     return replace(config, data__sources=tuple(found))
 
@@ -82,13 +110,14 @@ def _find_folder(source: SourceConfig, given: str | Path) -> Path:
     return folder
 
 
-def _without(config: RunConfig, source: SourceConfig, why: str) -> RunConfig:
+def _without(config: RunConfig, source: str, why: str) -> RunConfig:
     """The config without the augmentations that mix in a source; of those that list members, without those members."""
     kinds = {"augment__wave": config.augment.wave, "augment__spectrogram": config.augment.spectrogram}
     dropped: list[str] = []
-    kept = {kind: _members_without(members, source.name, dropped) for kind, members in kinds.items()}
-    log.warning("training without %s, and without the augmentations that mix it in (%s): %s", source.name,
-                ", ".join(dropped) or "none", why)
+    kept = {kind: _members_without(members, source, dropped) for kind, members in kinds.items()}
+    if dropped or source != SOUNDSCAPES:
+        log.warning("training without %s, and without the augmentations that mix it in (%s): %s", source,
+                    ", ".join(dropped) or "none", why)
     return replace(config, **kept)
 
 

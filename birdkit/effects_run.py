@@ -1,0 +1,170 @@
+"""The rows that effects are measured on: of models on their split's validation, or on test soundscapes with truth."""
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from birdkit import kaggle, postprocess, profiles
+from birdkit.audio_store import AudioStore
+from birdkit.binding import bind
+from birdkit.config import Member, RunConfig
+from birdkit.effects import Measured, Tried, measure
+from birdkit.ensembles import Prepared, load_ensemble
+from birdkit.inference import Ensemble
+from birdkit.kaggle import Workspace
+from birdkit.postprocess.published import PUBLISHED
+from birdkit.predictor import Predictor, load_predictors
+from birdkit.rows import Rows
+from birdkit.settings import replace
+from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
+from birdkit.submission import row_id
+from birdkit.validation import Validation
+
+log = logging.getLogger(__name__)
+
+Opened = Sequence[tuple[str, Callable[[], Soundscape]]]
+
+
+@dataclass(frozen=True)
+class EffectsRun:
+    """What to measure, and on what.
+
+    checkpoints  of models of one split; none for those of the work folder's round 0
+    ensemble     a file of birdkit.ensembles instead; "" for none
+    truth        of the test soundscapes, row_id and a column of 0 and 1 for each class; None for the validation of
+                 the models' split, on composed soundscapes
+    quantile     see birdkit.effects.measure
+    """
+
+    competition_dir: Path
+    work_dir: Path
+    checkpoints: Sequence[Path] = ()
+    ensemble: str = ""
+    truth: Path | None = None
+    quantile: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the files that are written."""
+        asked = f"_q{self.quantile:g}" if self.quantile is not None else ""
+        return f"effects_{'validation' if self.truth is None else 'test'}{asked}"
+
+
+def measure_effects(run: EffectsRun, *, progress: bool = True) -> Measured:
+    """The effect of every published post-processing, of the checkpoint's own, of gates, and of every way of blending.
+
+    The rows are kept in the work folder, and predicted again only where the models or what they hear have changed.
+
+    Raises birdkit.kaggle.MissingInputError where there are no checkpoints or no audio, ValueError where models were not
+    made alike enough to be validated on the same soundscapes, or a truth holds rows that were not predicted.
+    """
+    work = Workspace(run.work_dir)
+    source = run.ensemble or list(run.checkpoints) or work.checkpoints(0)
+    models = load_ensemble(source, competition_dir=run.competition_dir, work=work)
+    rows = _stored(run, models, work, progress)
+    shares = np.array([sum(one.share for one in own) for own in models.models])
+    own = models.predictors[0].config.inference.postprocess if models.members is None else models.members
+    return measure(rows, _tried(run, rows, own), shares=shares, quantile=run.quantile)
+
+
+def _tried(run: EffectsRun, rows: Rows, own: Sequence[Member]) -> list[Tried]:
+    """All that is published, with its data; gates where there are call detectors; what the models themselves do."""
+    tried = []
+    for one in PUBLISHED:
+        steps = tuple(Member(step.name, dict(step.options)) for step in one.steps)
+        bound = bind(steps, run.competition_dir)
+        tried.append(Tried(one.label, bound if len(bound) == len(steps) else None, one.source, one.said))
+    heard = bool(np.isfinite(rows.calls).all())
+    tried += [Tried(f"call gate, {how}", () if heard else None, "2021 1st and 2nd", gate=how)
+              for how in postprocess.GATES if how != "none"]
+    if own:
+        tried.append(Tried("as the models say: " + ", ".join(one.name for one in own), own))
+    return tried
+
+
+def _stored(run: EffectsRun, models: Prepared, work: Workspace, progress: bool) -> Rows:
+    """The rows, from where an earlier call has left them or predicted."""
+    detectors = work.call_detectors()
+    gates = load_predictors(detectors) if detectors else []
+    heard = [f"{one.hash} {one.config.inference} {one.share} {one.postprocess}" for one in (*models.predictors, *gates)]
+    origin = {"models": hashlib.sha256("\n".join(heard).encode()).hexdigest(), "names": list(models.names),
+              "truth": "" if run.truth is None else hashlib.sha256(run.truth.read_bytes()).hexdigest()}
+    path = work.path(f"rows_{'validation' if run.truth is None else 'test'}.npz")
+    if path.is_file():
+        rows = Rows.read(path)
+        if rows.origin == origin:
+            log.info("%s holds what these models say", path)
+            return rows
+    if run.truth is None:
+        rows = _of_validation(run, models, gates, work, progress)
+    else:
+        rows = _of_test(run, models, gates, run.truth)
+    rows = Rows(rows.truth, rows.members, rows.files, rows.classes, models.names, rows.metric, rows.calls, origin)
+    rows.save(path)
+    return rows
+
+
+def _of_validation(run: EffectsRun, models: Prepared, gates: list[Predictor], work: Workspace, progress: bool) -> Rows:
+    """On soundscapes composed from the recordings that none of the models was trained on."""
+    configs = [one.config for one in models.predictors]
+    asked = {(one.split, one.validation.n_soundscapes, one.frontend.sample_rate_hz) for one in configs}
+    if len(asked) > 1 or configs[0].split < 0:
+        raise ValueError("models are validated on the same soundscapes only where they are of one split: split, number "
+                         f"of soundscapes and sample rate are {sorted(asked)}")
+    config: RunConfig = replace(configs[0], validation__kind="composed")
+    recordings, classes = pd.read_parquet(work.recordings()), profiles.read_classes(run.competition_dir)
+    store = AudioStore(run.competition_dir, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib,
+                       packed=work.packed())
+    validation = Validation.prepare(config, recordings[recordings["split"] == config.split], classes, store=store,
+                                    soundscapes=pd.read_parquet(work.soundscapes()), progress=progress)
+    rate_hz = config.frontend.sample_rate_hz
+    waves = {f"{index:05d}": wave for index, wave in enumerate(validation.waves)}
+    opened: Opened = [
+        (name, lambda wave=wave: SoundscapeWave(wave.astype(np.float32), rate_hz))  # type: ignore[misc]
+        for name, wave in waves.items()]
+    members, calls, files, _ = _hear(models, gates, opened, classes, validation.window_s)
+    return Rows(np.concatenate(validation.truth), members, files, tuple(classes), models.names, validation.metric,
+                calls)
+
+
+def _of_test(run: EffectsRun, models: Prepared, gates: list[Predictor], truth_path: Path) -> Rows:
+    """On the test soundscapes that a truth has rows for."""
+    competition, classes = profiles.recognise(run.competition_dir), profiles.read_classes(run.competition_dir)
+    truth = pd.read_csv(truth_path, dtype={profiles.ROW_ID: str}).set_index(profiles.ROW_ID)
+    paths, _ = kaggle.find_test_audio(run.competition_dir)
+    opened: Opened = [(path.name, lambda path=path: SoundscapeFile(path)) for path in paths]  # type: ignore[misc]
+    members, calls, files, end_s = _hear(models, gates, opened, classes, competition.window_s)
+    ids = pd.Index([row_id(file, end) for file, end in zip(files, end_s, strict=True)])
+    missing, columns = truth.index.difference(ids), [name for name in classes if name not in truth.columns]
+    if len(missing) or columns:
+        raise ValueError(f"{truth_path}: {len(missing)} rows were not predicted: {profiles.some_of(list(missing))}; "
+                         f"{len(columns)} classes are missing: {profiles.some_of(columns)}")
+    asked = ids.isin(truth.index)
+    labels = truth.loc[ids[asked], list(classes)].to_numpy()
+    return Rows(labels, members[:, asked], files[asked], tuple(classes), models.names, competition.metric, calls[asked])
+
+
+def _hear(models: Prepared, gates: list[Predictor], opened: Opened, classes: Sequence[str],
+          window_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What each model says of the windows (M, R, K), calls (R,), and file and end of each window, (R,) each.
+
+    A file that cannot be read is left out, with a warning.
+    """
+    ensemble = Ensemble(models.predictors, window_s=window_s, classes=classes, gates=gates,
+                        gate="multiply" if gates else "none", members=())
+    counts = np.cumsum([len(own) for own in models.models])[:-1]
+    members, calls, files, end_s, faults = [], [], [], [], dict[str, str]()
+    for one in ensemble.listen(opened, len(opened), faults=faults):
+        members.append([scales.mean(0) for scales in np.split(one.apart, counts)])
+        calls.append(one.calls if gates else np.full(len(one.calls), np.nan))
+        files += [one.name] * len(one.calls)
+        end_s.append((1 + np.arange(len(one.calls))) * window_s)
+    for name, reason in faults.items():
+        log.warning("%s is left out: %s", name, reason)
+    return np.concatenate(members, axis=1), np.concatenate(calls), np.array(files), np.concatenate(end_s)

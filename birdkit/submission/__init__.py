@@ -1,0 +1,17 @@
+"""Predictions to submission.csv: every row the host asks for, checked by name and scored as the host scores.
+
+Post-processing is not done here: what is written is what was predicted, or decided by a rule that is handed in.
+"""
+from birdkit.submission.checking import (
+    align,
+    expected_rows,
+    score,
+    score_classes,
+    score_interval,
+    validate,
+)
+from birdkit.submission.forms import NOCALL, SubmissionError, lay_out, read, row_ids, window_id
+from birdkit.submission.writing import SubmissionReport, write
+
+__all__ = ["NOCALL", "SubmissionError", "SubmissionReport", "align", "expected_rows", "lay_out", "read", "row_ids",
+           "score", "score_classes", "score_interval", "validate", "window_id", "write"]
