@@ -128,6 +128,14 @@ def rounds_command(options: argparse.Namespace) -> None:
     _say(f"\n{path}\n{path.with_suffix('.png')}")
 
 
+def ensemble_command(options: argparse.Namespace) -> None:
+    """Write an ensemble of trained runs, with equal weights or also with fitted ones, and say what those are worth."""
+    from birdkit import ensemble_making
+
+    making = ensemble_making.Making(tuple(options.runs), options.out, options.blend)
+    _say(ensemble_making.fit(making) if options.fit else ensemble_making.write_equal(making))
+
+
 def effects_command(options: argparse.Namespace) -> None:
     """Say what every published post-processing and way to blend does to the metric, and write it as CSV."""
     from birdkit import effects_run, report_effects
@@ -287,6 +295,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="DIR", help="for rounds.csv and its picture (default: the first)")
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
     command.set_defaults(command=rounds_command)
+
+    command = commands.add_parser("ensemble", help="write the file of an ensemble of trained runs")
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folder of notebook 03's run")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a TOML file, see birdkit.ensembles")
+    command.add_argument("--blend", default="probabilities", metavar="HOW", help="see birdkit.blending.blend")
+    command.add_argument("--fit", action="store_true", help="weights fitted to the validation of the runs' split, "
+                         "beside equal ones, and what that is worth on files it has not seen")
+    command.set_defaults(command=ensemble_command)
 
     command = commands.add_parser("effects", help="what every published post-processing does to the metric")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
