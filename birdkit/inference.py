@@ -230,8 +230,8 @@ class Ensemble:
         for one in self.listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers):
             yield Heard(one.name, self._joined(one), one.apart if apart else one.apart[:0], one.duration_s)
 
-    def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
-                faults: dict[str, str], deadline: Clock | None = None, workers: int = 0) -> Iterator[Apart]:
+    def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
+               faults: dict[str, str], deadline: Clock | None = None, workers: int = 0) -> Iterator[Apart]:
         """What each predictor hears, one soundscape after the other; arguments as for `stream`."""
         pace = Pace(n_soundscapes, len(self.predictors), self.least, deadline)
         outputs: list[list[SEDOutput]] = []

@@ -41,7 +41,7 @@ def test_help_answers_without_loading_torch() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     for command in ("generate", "pipeline", "label", "pack", "train", "compare", "rounds", "score", "check", "models",
-                    "report"):
+                    "report", "ensemble", "effects"):
         assert command in result.stdout
 
 
