@@ -97,9 +97,9 @@ def test_pipeline_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(cli, "run", record)
     changes = ["--set", "train__epochs=5", "model__backbone=resnet34", "--set", "inference__scales=[1, 2]"]
     assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3",
-                     *changes]) == 0
+                     "--ensemble", "mine.toml", *changes]) == 0
     assert seen == {"folders": (Path("in"), Path("work")), "recipe": "tiny", "rounds": 2, "splits": [0, 3],
-                    "every_round": False, "until_no_gain": False, "seed": 0, "changes": {
+                    "every_round": False, "until_no_gain": False, "seed": 0, "ensemble": Path("mine.toml"), "changes": {
                         "train__epochs": 5, "model__backbone": "resnet34", "inference__scales": [1, 2]}}
     assert capsys.readouterr().out == "submission: work/submission.csv\n"
 
