@@ -80,8 +80,8 @@ def label_command(options: argparse.Namespace) -> None:
     from birdkit import label_run
 
     run = label_run.LabelRun(options.competition_dir, options.work_dir, options.recipe, options.round,
-                             changes=dict(options.set), teachers=options.teachers, root=options.root,
-                             files=options.files, out=options.out, device=options.device)
+                             changes=dict(options.set), teachers=options.teachers, ensemble=options.ensemble,
+                             root=options.root, files=options.files, out=options.out, device=options.device)
     outcome = label_run.label_round(run)
     tables = [outcome.table, *([outcome.recording_labels] if outcome.recording_labels else [])]
     _say("\n".join([*(f"labels: {table}" for table in tables), f"page: {outcome.page}"]))
@@ -254,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="a change of the recipe, such as labelling__stride_s=2.5; values are JSON")
     command.add_argument("--teachers", type=Path, nargs="+", default=[], metavar="PATH",
                          help="checkpoints (default: all of the round before, in WORK_DIR)")
+    command.add_argument("--ensemble", default="", metavar="FILE", help="these teachers, see birdkit.ensembles")
     command.add_argument("--root", type=Path, metavar="DIR",
                          help="one's own audio: everything below this folder instead of the competition's soundscapes")
     command.add_argument("--files", nargs="+", default=[], metavar="FILE", help="only these, relative to --root")

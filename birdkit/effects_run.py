@@ -36,7 +36,8 @@ class EffectsRun:
     """What to measure, and on what.
 
     checkpoints  of models of one split; none for those of the work folder's round 0
-    ensemble     a file of birdkit.ensembles instead; "" for none
+    ensemble     a file of birdkit.ensembles instead; "" for none. What it does to one member's windows is done to the
+                 rows, what it does to all is among what is tried
     truth        of the test soundscapes, row_id and a column of 0 and 1 for each class; None for the validation of
                  the models' split, on composed soundscapes
     quantile     see birdkit.effects.measure

@@ -204,6 +204,24 @@ def test_the_pipeline_hands_the_file_to_the_last_submission(tmp_path: Path) -> N
         pipeline.run(tmp_path, tmp_path / "w", recipe="tiny", ensemble=write(tmp_path / "e.toml", "blend = 'rank'"))
 
 
+def test_an_ensemble_labels_as_it_would_submit(places) -> None:
+    """`birdkit label --ensemble`: weights and blend of the file, on the test's minutes as if they were one's own."""
+    generated, work = places
+    file = write(work / "teachers.toml", f'blend = "root_mean_square"\npostprocess = []\n{MEMBERS}')
+    root, out = generated.competition_dir / "test_soundscapes", work / "labels.parquet"
+    command = ["--debug", "label", str(generated.competition_dir), str(work), "--round", "1", "--recipe", "tiny",
+               "--root", str(root), "--out", str(out), "--device", "cpu"]
+    assert cli.main([*command, "--ensemble", str(file)]) == 0
+    labels = pd.read_parquet(out)
+    expected = predicted(places, file)
+    classes = list(profiles.read_classes(generated.competition_dir))
+    np.testing.assert_allclose(labels[classes].to_numpy(), expected[classes].to_numpy(), atol=2e-6)
+    with pytest.raises(ValueError, match="blend = 'rank' needs the rows of all files"):
+        cli.main([*command, "--ensemble", str(write(work / "ranks.toml", f"blend = 'rank'\n{MEMBERS}"))])
+    with pytest.raises(ValueError, match=r"teachers\.toml lists the teachers: give no others"):
+        cli.main([*command, "--ensemble", str(file), "--teachers", "a.safetensors"])
+
+
 def test_effects_are_measured_on_the_test_and_on_the_validation(places, apart, capsys, monkeypatch) -> None:
     """`birdkit effects`: rows are predicted once and kept, a table with every published setting is said and written."""
     generated, work = places
