@@ -3,7 +3,7 @@
 The package, from the ground up; a module imports only from the rows above it.
 
 names and arithmetic, without torch      registry settings folding windows metrics comparison decisions postprocess
-                                         blending rows effects profiles kaggle jobs window_index
+                                         blending rows effects weight_fit profiles kaggle jobs window_index
 what a run is; files to waves            config audio crops packed splits marks filecache batch output composition
                                          ambience calls distributed pace
 the one image; what is learnt, and how   frontend presets losses augmentations sampling optimisation recipes
@@ -16,7 +16,8 @@ probabilities; tables; test material     predictor reading listening levels infe
 the three jobs, and the score            validation teacher_model distillation material trainer loop relabelling
                                          run_files averaging training pseudolabel
 the whole way, and which way is better   pipeline runs call_run label_run submit_run rounds plan experiments pictures
-                                         report report_compare report_labels report_rounds catalogue cli
+                                         report report_compare report_labels report_rounds effects_run report_effects
+                                         ensemble_making catalogue cli
 """
 
 __version__ = "0.1.0"

@@ -81,8 +81,9 @@ def label_command(options: argparse.Namespace) -> None:
     from birdkit import label_run
 
     run = label_run.LabelRun(options.competition_dir, options.work_dir, options.recipe, options.round,
-                             changes=dict(options.set), teachers=options.teachers, root=options.root,
-                             files=options.files, out=options.out, device=options.device, year=options.year)
+                             changes=dict(options.set), teachers=options.teachers, ensemble=options.ensemble,
+                             root=options.root, files=options.files, out=options.out, device=options.device,
+                             year=options.year)
     outcome = label_run.label_round(run)
     tables = [outcome.table, *([outcome.recording_labels] if outcome.recording_labels else [])]
     _say("\n".join([*(f"labels: {table}" for table in tables), f"page: {outcome.page}"]))
@@ -138,6 +139,14 @@ def rounds_command(options: argparse.Namespace) -> None:
     rounds.write_rounds(found, path)
     report_rounds.rounds_picture(found).savefig(path.with_suffix(".png"), dpi=150)
     _say(f"\n{path}\n{path.with_suffix('.png')}")
+
+
+def ensemble_command(options: argparse.Namespace) -> None:
+    """Write an ensemble of trained runs, with equal weights or also with fitted ones, and say what those are worth."""
+    from birdkit import ensemble_making
+
+    making = ensemble_making.Making(tuple(options.runs), options.out, options.blend)
+    _say(ensemble_making.fit(making) if options.fit else ensemble_making.write_equal(making))
 
 
 def effects_command(options: argparse.Namespace) -> None:
@@ -266,6 +275,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="a change of the recipe, such as labelling__stride_s=2.5; values are JSON")
     command.add_argument("--teachers", type=Path, nargs="+", default=[], metavar="PATH",
                          help="checkpoints (default: all of the round before, in WORK_DIR)")
+    command.add_argument("--ensemble", default="", metavar="FILE", help="these teachers, see birdkit.ensembles")
     command.add_argument("--root", type=Path, metavar="DIR",
                          help="one's own audio: everything below this folder instead of the competition's soundscapes")
     command.add_argument("--files", nargs="+", default=[], metavar="FILE", help="only these, relative to --root")
@@ -323,6 +333,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="DIR", help="for rounds.csv and its picture (default: the first)")
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
     command.set_defaults(command=rounds_command)
+
+    command = commands.add_parser("ensemble", help="write the file of an ensemble of trained runs")
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folder of notebook 03's run")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a TOML file, see birdkit.ensembles")
+    command.add_argument("--blend", default="probabilities", metavar="HOW", help="see birdkit.blending.blend")
+    command.add_argument("--fit", action="store_true", help="weights fitted to the validation of the runs' split, "
+                         "beside equal ones, and what that is worth on files it has not seen")
+    command.set_defaults(command=ensemble_command)
 
     command = commands.add_parser("effects", help="what every published post-processing does to the metric")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")

@@ -23,7 +23,7 @@ from birdkit.predictor import Predictor, load_predictors
 from birdkit.rows import Rows
 from birdkit.settings import replace
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
-from birdkit.submission import row_id
+from birdkit.submission import read, window_id
 from birdkit.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class EffectsRun:
     """What to measure, and on what.
 
     checkpoints  of models of one split; none for those of the work folder's round 0
-    ensemble     a file of birdkit.ensembles instead; "" for none
+    ensemble     a file of birdkit.ensembles instead; "" for none. What it does to one member's windows is done to the
+                 rows, what it does to all is among what is tried
     truth        of the test soundscapes, row_id and a column of 0 and 1 for each class; None for the validation of
                  the models' split, on composed soundscapes
     quantile     see birdkit.effects.measure
@@ -135,12 +136,13 @@ def _of_validation(run: EffectsRun, models: Prepared, gates: list[Predictor], wo
 
 def _of_test(run: EffectsRun, models: Prepared, gates: list[Predictor], truth_path: Path) -> Rows:
     """On the test soundscapes that a truth has rows for."""
-    competition, classes = profiles.recognise(run.competition_dir), profiles.read_classes(run.competition_dir)
-    truth = pd.read_csv(truth_path, dtype={profiles.ROW_ID: str}).set_index(profiles.ROW_ID)
+    competition = profiles.recognise(run.competition_dir)
+    classes = profiles.read_scored(run.competition_dir, competition)
+    truth = read(truth_path, classes=classes)
     paths, _ = kaggle.find_test_audio(run.competition_dir)
     opened: Opened = [(path.name, lambda path=path: SoundscapeFile(path)) for path in paths]  # type: ignore[misc]
     members, calls, files, end_s = _hear(models, gates, opened, classes, competition.window_s)
-    ids = pd.Index([row_id(file, end) for file, end in zip(files, end_s, strict=True)])
+    ids = pd.Index([window_id(file, end, competition) for file, end in zip(files, end_s, strict=True)])
     missing, columns = truth.index.difference(ids), [name for name in classes if name not in truth.columns]
     if len(missing) or columns:
         raise ValueError(f"{truth_path}: {len(missing)} rows were not predicted: {profiles.some_of(list(missing))}; "

@@ -142,24 +142,26 @@ def write_ensemble(ensemble: EnsembleFile, path: Path | str, *, comment: str = "
 
 
 def load_ensemble(source: Path | str | Sequence[Path | str], *, competition_dir: Path | str,
-                  work: Workspace | None = None, changes: Mapping[str, Any] | None = None) -> Prepared:
+                  work: Workspace | None = None, backend: str | None = None, device: str = "cpu",
+                  changes: Mapping[str, Any] | None = None) -> Prepared:
     """The predictors of an ensemble's file, or of checkpoints that count alike, ready for birdkit.inference.predict.
 
     source  a TOML file, or paths of checkpoints or exported bundles
     work    where members that are not beside the file are looked for
-    changes  to how every model predicts, as for birdkit.predictor.load_predictors; a member's own go before them
+    backend, device, changes  as for birdkit.predictor.load_predictors; a member's own changes go before these
 
     Raises ValueError, naming the file, for what is wrong with it, for classes that a member does not know;
     birdkit.kaggle.MissingInputError for members that are nowhere; and what birdkit.predictor.load_predictors raises.
     """
+    how: dict[str, Any] = {"backend": backend, "device": device}
     if not isinstance(source, (str, Path)):
-        return Prepared(tuple(tuple(load_predictors([path], changes=changes)) for path in source),
+        return Prepared(tuple(tuple(load_predictors([path], changes=changes, **how)) for path in source),
                         tuple(map(str, source)))
     file = _find(str(source), Path(), work, "ensemble")
     ensemble, models = read_ensemble(file), []
     for member in ensemble.members:
         own = load_predictors([_find(member.path, file.parent, work, f"{file}: member")],
-                              changes={**(changes or {}), **member.inference})
+                              changes={**(changes or {}), **member.inference}, **how)
         for predictor in own:
             unknown = sorted(set(member.classes) - set(predictor.classes))
             if unknown:

@@ -27,6 +27,7 @@ class LabelRun:
     round     the round that will train on the labels; its teachers were trained in the round before
     changes   to the recipe's config, as for birdkit.settings.with_settings
     teachers  checkpoints; none for all of the round before, in the work folder
+    ensemble  a file of birdkit.ensembles that lists them instead, with weights and a way to blend; "" for none
     root      folder of one's own audio to label, all of it, whatever its folders; None for the competition's unlabelled
               soundscapes
     files     only these, relative to `root` or to the competition; none for all
@@ -41,6 +42,7 @@ class LabelRun:
     round: int = 1
     changes: Mapping[str, Any] = field(default_factory=dict)
     teachers: Sequence[Path | str] = ()
+    ensemble: Path | str = ""
     root: Path | None = None
     files: Sequence[Path | str] = ()
     out: Path | None = None
@@ -110,7 +112,12 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     config, work = run.config(), kaggle.Workspace(run.work_dir)
     competition = profiles.recognise(run.competition_dir, year=run.year)
     classes = profiles.read_classes(run.competition_dir, competition)
-    teachers = list(run.teachers) or work.teachers(run.round)
+    teachers: Any = list(run.teachers) or (work.teachers(run.round) if not run.ensemble else [])
+    if run.ensemble:
+        if teachers or config.families == OTHERS:
+            raise ValueError(f"{run.ensemble} lists the teachers: give no others, and let every student learn from all "
+                             f"(labelling.families = {config.families!r})")
+        teachers = pseudolabel.EnsembleTeachers(Path(run.ensemble), run.competition_dir, work)
     recordings = _read_table(work.recordings, needed=config.recordings)
     soundscapes = _read_table(work.soundscapes, needed=run.root is None and not run.files)
     root, files = run.root or run.competition_dir, list(run.files) or _files_to_label(run, soundscapes)

@@ -21,8 +21,9 @@ def effects_text(measured: Measured, *, markdown: bool = False) -> str:
     if measured.blends:
         lines += ["", "blended otherwise than by the mean of probabilities, nothing done to the result:", "",
                   show(_blends(measured.blends))]
-    lines += ["", f"differences to nothing done, paired bootstrap over soundscapes, 95 %; verdicts after Holm over "
-              f"{len(measured.effects)} and {len(measured.blends)} tries at {ALPHA:g}"]
+    tries = sum(one.together is not None for one in measured.effects)
+    lines += ["", "differences to nothing done, paired bootstrap over soundscapes, 95 %; verdicts after Holm over "
+              f"{tries} and {len(measured.blends)} tries at {ALPHA:g}"]
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """What several models say of soundscapes with a known truth, before anything is done to it: kept to try things on."""
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -90,8 +89,3 @@ class Rows:
             truth[:, own], into[:, own] = one.truth, one.probabilities
         return cls(truth, members, np.array([f"{group}" for group in first.groups]), classes, tuple(names),
                    first.metric, np.full(len(truth), np.nan))
-
-    def only(self, members: Sequence[int]) -> Rows:
-        """The same of some of the models."""
-        return dataclasses.replace(self, members=self.members[list(members)],
-                                   names=tuple(self.names[index] for index in members))

@@ -41,7 +41,7 @@ def test_help_answers_without_loading_torch() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     for command in ("generate", "pipeline", "label", "pack", "train", "compare", "rounds", "score", "check", "models",
-                    "report", "train-calls"):
+                    "report", "train-calls", "ensemble", "effects"):
         assert command in result.stdout
 
 
@@ -68,7 +68,8 @@ def test_score_says_metric_value_and_interval_on_stdout(files: Path, capsys: pyt
 def test_check_accepts_a_good_file_and_refuses_a_bad_one(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit status is what a script goes by, the message what a person does."""
     arguments = ["check", str(files / "submission.csv"), str(files)]
-    assert cli.main(arguments) == 0 and "36 windows, 2 classes, probabilities as in 2025, ready" in capsys.readouterr().out
+    assert cli.main(arguments) == 0
+    assert "36 windows, 2 classes, probabilities as in 2025, ready" in capsys.readouterr().out
     (files / "submission.csv").write_bytes((files / "sample_submission.csv").read_bytes())
     assert cli.main(arguments) == 1
     said = capsys.readouterr()
@@ -149,9 +150,10 @@ def test_pipeline_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(cli, "run", record)
     changes = ["--set", "train__epochs=5", "model__backbone=resnet34", "--set", "inference__scales=[1, 2]"]
     assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3",
-                     "--year", "2024", *changes]) == 0
+                     "--year", "2024", "--ensemble", "mine.toml", *changes]) == 0
     assert seen == {"folders": (Path("in"), Path("work")), "recipe": "tiny", "rounds": 2, "splits": [0, 3],
-                    "every_round": False, "until_no_gain": False, "seed": 0, "year": 2024, "changes": {
+                    "every_round": False, "until_no_gain": False, "seed": 0, "year": 2024,
+                    "ensemble": Path("mine.toml"), "changes": {
                         "train__epochs": 5, "model__backbone": "resnet34", "inference__scales": [1, 2]}}
     assert capsys.readouterr().out == "submission: work/submission.csv\n"
 

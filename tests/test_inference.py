@@ -10,7 +10,7 @@ import soundfile as sf
 import torch
 from conftest import RATE, noise, tone
 
-from birdkit import checkpoint, postprocess, predictor, soundscapes
+from birdkit import blending, checkpoint, postprocess, predictor, soundscapes
 from birdkit.config import Member, RunConfig
 from birdkit.inference import (
     Ensemble,
@@ -141,6 +141,50 @@ def test_a_class_that_one_member_knows_is_that_members(small_run: RunConfig) -> 
     assert list(asked.columns[3:]) == ["eel", "ant"]
     with pytest.raises(ValueError, match="1 classes are known to no predictor with a weight: yak"):
         predict_waves([], [one], window_s=5.0, classes=["ant", "yak"])
+
+
+def test_a_predictor_speaks_for_the_classes_it_is_given(small_run: RunConfig) -> None:
+    """A frog specialist that was trained on birds, too, must not be asked about them, nor keep a class for itself."""
+    one, two = make(small_run), make(small_run, seed=1)
+    first, second = (values(predict_waves([("a", noise(10))], [p], window_s=5.0).table) for p in (one, two))
+    two.speaks_for = frozenset({"cat", "dog"})
+    both = values(predict_waves([("a", noise(10))], [one, two], window_s=5.0).table)
+    assert np.allclose(both[:, :2], first[:, :2]) and np.allclose(both[:, 2:], ((first + second) / 2)[:, 2:])
+    assert Ensemble([two, one], window_s=5.0).least == 2
+    with pytest.raises(ValueError, match="2 classes are known to no predictor with a weight: ant, bee"):
+        Ensemble([two], window_s=5.0)
+
+
+def test_ranks_are_over_all_soundscapes_and_wait_for_the_last(small_run: RunConfig) -> None:
+    """A percentile inside each file would say that every file has its loudest bird; post-processing comes after."""
+    smooth = Member("smooth", {"kernel": [1.0, 2.0, 1.0]})
+    ensemble = Ensemble([make(small_run), make(small_run, seed=1)], window_s=5.0, mean="rank", members=[smooth])
+    named = [(name, lambda wave=wave: soundscapes.SoundscapeWave(wave, RATE))  # type: ignore[misc]
+             for name, wave in (("a", noise(20)), ("b", tone(2000, 15)))]
+    table = ensemble.run(named).table
+    faults: dict[str, str] = {}
+    apart = [one.apart for one in ensemble.listen(named, faults=faults)]
+    ranks = blending.blend(np.concatenate(apart, axis=1), np.ones(2), "rank")
+    expected = np.concatenate([postprocess.apply(ranks[:4], [smooth]), postprocess.apply(ranks[4:], [smooth])])
+    assert np.allclose(values(table), expected) and not faults
+    with pytest.raises(ValueError, match="mean = 'rank' needs the rows of all soundscapes"):
+        next(ensemble.stream(named, faults=faults))
+    assert not len(ensemble.run([]).table)
+
+
+@pytest.mark.parametrize("mean", ["probabilities", "minimum", "rank"])
+def test_a_predictor_that_was_left_out_of_a_file_has_no_say_there(small_run: RunConfig, mean: str) -> None:
+    """When time is short the last model stops: whatever the way of blending, its absence is not a probability of 0."""
+    one, two = make(small_run), make(small_run, seed=1)
+    named = [(name, lambda seed=seed: soundscapes.SoundscapeWave(noise(10, seed=seed), RATE))  # type: ignore[misc]
+             for seed, name in enumerate("abc")]
+    both = Ensemble([one, two], window_s=5.0, mean=mean)
+    heard = list(both.listen(named, 3, faults={}, deadline=FixedClock(0.01), workers=1))
+    assert [bool(np.isnan(piece.apart[1]).any()) for piece in heard] == [False, True, True]
+    short = values(both.run(named, 3, deadline=FixedClock(0.01), workers=1).table)
+    assert np.isfinite(short).all()
+    if mean != "rank":
+        assert np.allclose(short[2:], values(Ensemble([one], window_s=5.0).run(named).table)[2:])
 
 
 def test_a_file_that_cannot_be_read_costs_nothing_else(small_run: RunConfig, tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
-    "registry settings folding metrics comparison decisions postprocess blending rows effects profiles kaggle windows "
-    "jobs "
-    "window_index",
+    "registry settings folding metrics comparison decisions postprocess blending rows effects weight_fit profiles "
+    "kaggle windows jobs window_index",
     "config audio splits batch output ambience calls composition crops packed distributed filecache marks pace",
     "frontend losses augmentations sampling presets recipes soundscapes view optimisation",
     "models fingerprint",
@@ -29,7 +28,7 @@ LAYERS = (
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
     "pseudolabel",
     "runs call_run label_run submit_run plan experiments rounds pipeline pictures report report_compare report_labels "
-    "report_rounds effects_run report_effects catalogue cli __main__",
+    "report_rounds effects_run report_effects ensemble_making catalogue cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
 FRONT_END_ONLY = {"stft", "istft", "ShortTimeFFT", "melspectrogram", "mel", "mel_frequencies", "power_to_db",

@@ -19,9 +19,12 @@ import torch
 from tqdm import tqdm
 
 from birdkit import audio, checkpoint
-from birdkit.config import LabelConfig
+from birdkit.blending import needs_all_rows
+from birdkit.config import LabelConfig, Member
+from birdkit.ensembles import Prepared, load_ensemble
 from birdkit.filecache import FileCache
 from birdkit.inference import Ensemble, Heard, load_predictors
+from birdkit.kaggle import Workspace
 from birdkit.pseudolabel.agreement import Agreement
 from birdkit.pseudolabel.guards import (
     Teacher,
@@ -39,6 +42,19 @@ log = logging.getLogger(__name__)
 
 LATE = ("floor", "least_peak", "most_share", "share_from", "recordings")  # settings that change no probability
 AHEAD = ("clip_step_s", "batch_size", "precision")  # settings of the teachers' own InferenceConfig
+
+
+@dataclass(frozen=True)
+class EnsembleTeachers:
+    """Teachers as a file of birdkit.ensembles lists them: with their weights, and blended as it says.
+
+    competition_dir  whose files say what post-processing needs
+    work             where members that are not beside the file are looked for
+    """
+
+    path: Path
+    competition_dir: Path
+    work: Workspace | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,8 @@ def label(files: Sequence[Path | str], teachers: Sequence[Path | str], *, path: 
     return read(path, classes=classes, expected_round=round)
 
 
-def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str], *, path: Path | str, round: int,
+def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str] | EnsembleTeachers, *,
+                path: Path | str, round: int,
                 config: LabelConfig | None = None, window_s: float = 5.0, root: Path | str | None = None,
                 classes: Sequence[str] | None = None, contents: Mapping[str, str] | None = None,
                 leave_out_seen: bool = True, backend: str | None = None, device: str = "auto",
@@ -80,7 +97,8 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str], *, 
     other teachers or with other settings are then labelled anew. The table is there whole or not at all.
 
     files           relative to `root`, as the training tables name them, since that is how a teacher knows them
-    teachers        checkpoints of a round before `round`
+    teachers        checkpoints of a round before `round`, or an ensemble's file, whose way of blending then holds
+                    instead of the config's; one that needs the rows of all files is a ValueError
     round           the round that will train on these labels
     config          how to label; its `recordings` says nothing here: `files` may be recordings
     window_s        the competition's, where the config has none
@@ -107,13 +125,17 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str], *, 
         raise ValueError(f"files named twice: {twice[:3]}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = _load(teachers, config, backend=backend if device == "cpu" else "torch", device=device)
+    prepared = _load(teachers, config, backend=backend if device == "cpu" else "torch", device=device)
+    if needs_all_rows(prepared.mean):
+        raise ValueError(f"blend = {prepared.mean!r} needs the rows of all files, but labels are made file by file")
+    chosen = [Teacher(own) for own in prepared.models]
     refuse_late(chosen, round)
     if classes is not None:
         refuse_foreign_classes(chosen, classes)
     columns = tuple(dict.fromkeys(name for one in chosen for name in one.one.classes)) if classes is None else classes
     labeller = _Labeller(chosen, config, tuple(columns), Path(root or ""), window_s=config.window_s or window_s,
-                         round=round, backend=backend, progress=progress)
+                         round=round, backend=backend, progress=progress, mean=prepared.mean,
+                         members=prepared.members)
     groups = _unseen(names, chosen, labeller.contents(names, contents or {}, path),
                      by_people=config.out_of_fold == "people")
     seen_by_all = groups.pop((), [])
@@ -129,8 +151,11 @@ class _Labeller:
     """The teachers with everything that decides what they say."""
 
     def __init__(self, teachers: Sequence[Teacher], config: LabelConfig, classes: tuple[str, ...], root: Path, *,
-                 window_s: float, round: int, backend: str | None, progress: bool) -> None:
+                 window_s: float, round: int, backend: str | None, progress: bool, mean: str,
+                 members: tuple[Member, ...] | None) -> None:
         self.teachers = teachers
+        self.mean = mean
+        self.members = members
         self.config = config
         self.window_s = window_s
         self.stride_s = config.stride_s or window_s
@@ -173,8 +198,10 @@ class _Labeller:
     def _identity(self) -> str:
         """A hash of all that changes a probability."""
         settings = {name: value for name, value in to_dict(self.config).items() if name not in LATE}
+        says = [[own.share, sorted(own.speaks_for), to_dict(own.postprocess), to_dict(own.config.inference)]
+                for one in self.teachers for own in one.predictors]
         what = [settings, self.window_s, [one.one.hash for one in self.teachers], self.classes, self.backend,
-                str(self.root), checkpoint.versions()]
+                str(self.root), checkpoint.versions(), says, self.mean, to_dict(self.members)]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def _label(self, parts: Parts, groups: Mapping[tuple[int, ...], list[str]]) -> dict[str, str]:
@@ -201,7 +228,7 @@ class _Labeller:
         """What some of the teachers hear in files, one file after the other."""
         predictors = [one for index in members for one in self.teachers[index].predictors]
         ensemble = Ensemble(predictors, window_s=self.window_s, stride_s=self.stride_s, classes=self.classes,
-                            mean=self.config.mean)
+                            mean=self.mean, members=self.members)
         opened = ((name, lambda name=name: SoundscapeFile(self.root / name)) for name in names)  # type: ignore[misc]
         yield from ensemble.stream(opened, len(names), faults=faults, apart=len(members) > 1)
 
@@ -229,7 +256,7 @@ class _Labeller:
         refuse_dominant(counts, self.classes, self.config)
         origin = {
             "round": self.round, "window_s": self.window_s, "stride_s": self.stride_s,
-            "settings": to_dict(self.config), "backend": self.backend,
+            "settings": to_dict(self.config), "backend": self.backend, "mean": self.mean,
             "thresholds": {"floor": self.config.floor, "least_peak": self.config.least_peak},
             "teachers": [_describe(one) for one in self.teachers],
             "labelled_by": [{"teachers": list(members), "files": len(group)} for members, group in groups.items()],
@@ -245,10 +272,15 @@ class _Labeller:
         return Labelled(path, windows, files, tuple(seen_by_all), faults)
 
 
-def _load(paths: Sequence[Path | str], config: LabelConfig, *, backend: str | None, device: str) -> list[Teacher]:
+def _load(teachers: Sequence[Path | str] | EnsembleTeachers, config: LabelConfig, *, backend: str | None,
+          device: str) -> Prepared:
     """The teachers, with what the settings change of how they predict."""
-    changes = {name: getattr(config, name) for name in AHEAD if getattr(config, name) is not None}
-    return [Teacher(tuple(load_predictors([path], backend=backend, device=device, changes=changes))) for path in paths]
+    how: dict[str, Any] = {"backend": backend, "device": device, "changes": {
+        name: getattr(config, name) for name in AHEAD if getattr(config, name) is not None}}
+    if isinstance(teachers, EnsembleTeachers):
+        return load_ensemble(teachers.path, competition_dir=teachers.competition_dir, work=teachers.work, **how)
+    return Prepared(tuple(tuple(load_predictors([path], **how)) for path in teachers), tuple(map(str, teachers)),
+                    config.mean)
 
 
 def _threshold(probabilities: np.ndarray, config: LabelConfig) -> tuple[np.ndarray, np.ndarray]:
