@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from birdkit import audio
 from birdkit.config import FrontEndConfig, ModelConfig
-from birdkit.export import TorchClassifier, export, has_openvino, parity
+from birdkit.backends import TorchClassifier, has_openvino
+from birdkit.export import export
+from birdkit.parity import parity
 from birdkit.frontend import FrontEnd
 from birdkit.kaggle import AUDIO_SUFFIXES
 from birdkit.models import MODELS, build_model

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from birdkit.config import DistilConfig
-from birdkit.export import has_openvino
+from birdkit.backends import has_openvino
 from birdkit.tables import DataError
 from birdkit.teacher_table import match_classes
 

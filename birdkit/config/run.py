@@ -24,8 +24,9 @@ class InferenceConfig:
                  and four times as long and averages the probabilities (2021 second place: 5, 10 and 20 s). Only for
                  networks that take images of any width
     pool         of what a window's probability is made, one of POOLS
-    backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
-    precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
+    backend      "openvino", "onnxruntime", "torch", or "auto" for the first of them that is installed
+    precision    "f32", "bf16" or "f16" (weights alone): always explicit, OpenVINO alone would pick bf16 where the CPU has
+                 it. "int8" is made by `birdkit export`, which measures it on audio
     postprocess  members of birdkit.postprocess, in order, applied per soundscape
     gate         what call detectors that are given to birdkit.inference.predict do to the probabilities before that:
                  "none", "multiply" or "threshold", see birdkit.postprocess.gate. Training's own validation has none
@@ -46,8 +47,8 @@ class InferenceConfig:
         one_of("pool", self.pool, POOLS)
         one_of("gate", self.gate, GATES)
         in_unit("gate_threshold", self.gate_threshold)
-        one_of("backend", self.backend, ("auto", "openvino", "torch"))
-        one_of("precision", self.precision, ("f32", "bf16"))
+        one_of("backend", self.backend, ("auto", "openvino", "onnxruntime", "torch"))
+        one_of("precision", self.precision, ("f32", "bf16", "f16"))
         if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):
             raise ValueError(f"scales = {self.scales} must be different whole numbers from 1 on")
 
