@@ -1,4 +1,4 @@
-"""The network behind the image on the CPU: `classify` of a model, converted for another runtime and compared with torch.
+"""The network behind the image on the CPU: a model's `classify`, converted for another runtime, compared with torch.
 
 Only `classify` is exported. The front end stays the object that the checkpoint holds, so there is no second
 spectrogram to keep equal. For networks that are kept in files see birdkit.bundle_export.

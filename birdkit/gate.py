@@ -61,8 +61,8 @@ class GateReport:
 
     def __str__(self) -> str:
         truth = "" if self.auc is None else f"; ROC-AUC {self.auc:.4f}, changed by {self.auc_difference}"
-        return (f"{self.rows} rows of {self.audio}: {self.logits}; rows differ by up to {self.row_error:.3g}, their rank "
-                f"correlation per class is {self.rank_mean:.5f} on average and at least {self.rank_min:.5f} "
+        return (f"{self.rows} rows of {self.audio}: {self.logits}; rows differ by up to {self.row_error:.3g}, their "
+                f"rank correlation per class is {self.rank_mean:.5f} on average and at least {self.rank_min:.5f} "
                 f"({self.rank_min_class}){truth}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,7 +141,8 @@ class _Recorder:
         return self.outputs[-1]
 
 
-def _rows(predictors: Sequence[Predictor], files: Sequence[Path], window_s: float) -> tuple[pd.DataFrame, list[SEDOutput]]:
+def _rows(predictors: Sequence[Predictor], files: Sequence[Path],
+          window_s: float) -> tuple[pd.DataFrame, list[SEDOutput]]:
     """The rows of files, ids as index and classes as columns; and all that each network said."""
     listening = [copy.copy(one) for one in predictors]
     recorders = [_Recorder(one) for one in predictors]

@@ -21,10 +21,10 @@ LAYERS = (
     "frontend losses augmentations sampling presets recipes soundscapes optimisation",
     "models fingerprint",
     "checkpoint tables window_labels window_choice labelled_soundscapes recording_labels teacher_table audio_store "
-    "sources feeding data",
-    "inference predictor export preprocess packing call_sources synthesis",
+    "sources feeding data backends",
+    "inference predictor export parity bundles preprocess packing call_sources synthesis",
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
-    "pseudolabel submission",
+    "pseudolabel submission gate bundle_export",
     "runs label_run plan experiments rounds pipeline pictures report report_compare report_labels report_rounds "
     "catalogue cli __main__",
 )

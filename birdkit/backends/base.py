@@ -25,7 +25,7 @@ AUTO = "auto"  # the first of openvino, onnxruntime and torch that can do it, se
 PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
-class ExportError(RuntimeError):
+class ExportError(ValueError):
     """An exported network that does not do what the model does; the message holds the numbers."""
 
 
@@ -121,6 +121,7 @@ class Outputs(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W) -> (B, K), (B, S, K), (B, S, K), and (B, D, S)."""
         features = self.model.joined_features(image)
         output = self.model.decide(features)
         kept = (features,) if self.features else ()

@@ -25,8 +25,8 @@ class InferenceConfig:
                  networks that take images of any width
     pool         of what a window's probability is made, one of POOLS
     backend      "openvino", "onnxruntime", "torch", or "auto" for the first of them that is installed
-    precision    "f32", "bf16" or "f16" (weights alone): always explicit, OpenVINO alone would pick bf16 where the CPU has
-                 it. "int8" is made by `birdkit export`, which measures it on audio
+    precision    "f32", "bf16" or "f16" (weights alone): always explicit, OpenVINO alone would pick bf16 where the CPU
+                 has it. "int8" is made by `birdkit export`, which measures it on audio
     postprocess  members of birdkit.postprocess, in order, applied per soundscape
     gate         what call detectors that are given to birdkit.inference.predict do to the probabilities before that:
                  "none", "multiply" or "threshold", see birdkit.postprocess.gate. Training's own validation has none
