@@ -129,7 +129,7 @@ def export_bundle(path: Path | str, measured_on: Material, *, backend: str = "op
         partial.mkdir(parents=True)
         try:
             _write(partial, path, loaded, measured_on, backend=backend, precision=precision, spare=spare)
-            report = _measure(partial, loaded, measured_on, seconds)
+            report = _measure(partial, path, measured_on, seconds)
             gate.require(report, precision)
             bundles.seal(partial, report.to_dict() | {"spared": spared})
             _put(partial, target)
@@ -155,9 +155,10 @@ def _write(folder: Path, path: Path | str, loaded: Checkpoint, measured_on: Mate
     bundles.write(folder, path, loaded, networks, backend=backend, precision=precision)
 
 
-def _measure(folder: Path, loaded: Checkpoint, measured_on: Material, window_s: float) -> GateReport:
-    """A bundle, as it is read back from disk, beside the model that it was made from."""
+def _measure(folder: Path, path: Path | str, measured_on: Material, window_s: float) -> GateReport:
+    """A bundle, as it is read back from disk, beside the checkpoint, which is read anew: converting saw the other."""
     exported = bundle_predictors(bundles.read(folder))
+    loaded = checkpoint.load(path)
     model = Predictor.of_model(loaded.model, loaded.config, loaded.classes)
     return gate.compare(model, exported, measured_on.files, window_s=window_s, audio=measured_on.audio,
                         truth=measured_on.truth)

@@ -161,6 +161,9 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
         loaded = checkpoint.load(path, device=device)
         config = dataclasses.replace(loaded.config, inference=replace(loaded.config.inference, **(changes or {})))
         at = precision or config.inference.precision
+        if at == "int8":
+            raise ValueError(f"{path}: int8 needs audio to measure its ranges on; load the bundle that "
+                             "`birdkit export --precision int8` makes of it")
         chosen = choose_backend(backend or config.inference.backend, precision=at, device=device, of=str(path))
         for times in config.inference.scales:
             model = lengthen(loaded.model, times)
@@ -201,9 +204,6 @@ def _network(model: Model, backend: str, precision: str, threads: int) -> Callab
     """The network behind a backend, compared with torch where it is another one."""
     if backend == "torch":
         return TorchClassifier(model, precision=precision)
-    if precision == "int8":
-        raise ValueError("int8 needs audio to measure its ranges on: export a bundle with `birdkit export "
-                         "--precision int8`, and load that")
     wave = checkpoint.golden_wave(model.frontend.config.n_samples)
     waves = torch.cat([wave, wave.flip(1), wave.roll(997, 1).square()])
     return export(model, waves, backend=backend, precision=precision, threads=threads)
