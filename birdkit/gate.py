@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 MAX_ROW_ERROR = 1e-4  # f32: of a probability, which moves at most a quarter as far as its logit
 MIN_CLASS_AGREEMENT = 0.9  # lower precisions, without a truth: no class may be given up for the mean of the others
 MIN_AGREEMENT_WITH_TRUTH = 0.9  # of the mean, where a truth says what the changes of order cost
-MAX_AUC_LOSS = 0.005  # lower precisions, with a truth: the interval of the difference must not reach below this loss
+# Lower precisions, with a truth: the interval of the difference must not reach below this loss, for which the 2024
+# third place left a runtime of twice the speed alone.
+MAX_AUC_LOSS = 0.01
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def require(report: GateReport, precision: str) -> None:
     """Raise ExportError, with the numbers, where what was exported may not be used.
 
     f32  logits within 1e-4 of their sigma, rows within 1e-4
-    lower precisions  with a truth: no more than 0.005 of ROC-AUC lost, the interval included; without one: the order
+    lower precisions  with a truth: no more than 0.01 of ROC-AUC lost, the interval included; without one: the order
          of the rows of every class
     """
     if precision == "f32":

@@ -24,6 +24,8 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
                           2 * ["AudioStore.part / soundfile", "AudioStore.part / whole file"]),
     "bench_submission.py": ("--files 1 --rounds 1 --backbone test_resnet --backend torch",
                             ["end to end / network", "librosa and torch eager / end to end"]),
+    "bench_export.py": ("--files 2 --rounds 1 --backbone test_resnet --ways openvino_f32",
+                        ["torch eager / openvino_f32", "librosa and torch eager / end to end, openvino_f32"]),
 }
 RATIO = re.compile(r"^  (.+ / .+): ([\d.]+)\b.*; (bar [<>]= [\d.]+|no bar on this device)$", re.MULTILINE)
 

@@ -126,7 +126,7 @@ def test_another_front_end_is_refused(copied: Path, monkeypatch: pytest.MonkeyPa
             load_predictors([copied])
     scale = frontend.FrontEnd._scale
     monkeypatch.setattr(frontend.FrontEnd, "_scale", lambda self, decibels: scale(self, decibels) + 0.1)
-    with pytest.raises(BundleError, match="image differs by 0.1"):
+    with pytest.raises(BundleError, match=r"image differs by 0\.1"):
         load_predictors([copied])
 
 

@@ -1,4 +1,4 @@
-"""The gate: a network that is right passes, and every way of being wrong that we know of is caught, with its numbers."""
+"""The gate: what is right passes, and every way of being wrong that we know of is caught, with its numbers."""
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_another_post_processing_is_caught(loaded) -> None:
 def test_lower_precisions_are_judged_by_the_order_of_each_class(loaded) -> None:
     """A ranking metric does not see a shift; it does see one class that is all noise, however good the mean is."""
     require(measured(loaded, changed(loaded[0], noisy(1e-3))), "int8")
-    with pytest.raises(ExportError, match="rank correlation of 0.98"):
+    with pytest.raises(ExportError, match=r"rank correlation of 0\.98"):
         require(measured(loaded, changed(loaded[0], noisy(3.0))), "int8")
     with pytest.raises(ExportError, match=r"0\.9 in every class"):
         require(GateReport("", 1, 12, Parity(0.1, 1, 0, 1), 0.1, 0.99, 0.5, "rare"), "bf16")
@@ -126,11 +126,11 @@ def test_with_a_truth_the_loss_counts_with_its_interval(loaded, tmp_path: Path) 
     rows = gate._rows([model_of(loaded[0])], loaded[1], 5.0)[0]
     truth = read_truth(write_truth(tmp_path / "truth.csv", rows))
     good = measured(loaded, changed(loaded[0], noisy(1e-3)), truth)
-    assert good.auc == pytest.approx(1.0) and good.auc_difference.low > -0.005
+    assert good.auc == pytest.approx(1.0) and good.auc_difference.low > -0.01
     require(good, "int8")
     bad = measured(loaded, changed(loaded[0], noisy(0.5)), truth)
-    assert bad.auc_difference.value < -0.005
-    with pytest.raises(ExportError, match=r"0\.005 of ROC-AUC"):
+    assert bad.auc_difference.low < -0.01
+    with pytest.raises(ExportError, match=r"0\.01 of ROC-AUC"):
         require(bad, "int8")
     unsure = GateReport("", 1, 12, Parity(0.1, 1, 0, 1), 0.1, 0.97, 0.5, "rare", 0.9, Interval(0.001, -0.02, 0.03))
     with pytest.raises(ExportError, match=r"\[-0\.0200"):

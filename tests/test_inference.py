@@ -1,5 +1,6 @@
 """Soundscapes to window probabilities, on tones whose place in time is known."""
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
