@@ -20,6 +20,7 @@ from birdkit.averaging import average_checkpoints, identity
 from birdkit.batch import Batch
 from birdkit.comparison import Validated
 from birdkit.config import RunConfig
+from birdkit.disk import require_room
 from birdkit.models.base import Model
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,21 @@ class RunFiles:
         self.pseudo = list(pseudo)
         self.learnt = dict(learnt or {})
         self.origin = {"config": identity(config), "training table": table_hash, **self.learnt}
+
+    def require_room(self, model: Model) -> None:
+        """Raise birdkit.disk.DiskSpaceError where the disk has no room for the run, before it has cost any time.
+
+        A checkpoint holds the weights once; the state holds them with an averaged copy and the optimiser's two moments.
+        Each is written beside the old one before it replaces it.
+        """
+        settings, weights = self.config.train, sum(value.nbytes for value in model.state_dict().values())
+        copies = 4 if settings.ema_decay or settings.swa_start < 1 else 3
+        parts = {"best, last and one being written": 3 * weights, "state, twice while it is written":
+                 2 * copies * weights}
+        if settings.average:
+            parts["average and its epochs"] = (settings.average + 2) * weights
+        there = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        require_room(self.folder, parts, what=f"training split {self.config.split}", there=there)
 
     def adopt(self, earlier: Path) -> None:
         """Copy the output of an earlier session, which may be read-only, unless this folder has a state of its own.
