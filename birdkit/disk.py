@@ -26,7 +26,7 @@ def require_room(folder: Path | str, parts: Mapping[str, int], *, what: str, the
 
     >>> require_room(".", {"checkpoints": 2**70}, what="training split 0")
     Traceback (most recent call last):
-    birdkit.disk.DiskSpaceError: ...: training split 0 may write 1.1e+12 GiB (checkpoints 1.1e+12 GiB), ...
+    birdkit.disk.DiskSpaceError: ...: training split 0 may write 1.1e+12 GiB (checkpoints 1.1e+12 GiB); ...
     """
     free, need = free_bytes(folder), max(sum(parts.values()) - there, 0) + SPARE
     if need <= free:

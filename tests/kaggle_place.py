@@ -1,8 +1,8 @@
 """A place like Kaggle: a fresh image for every run, /kaggle in either mount layout, its variables, no network.
 
-Where the kernel lets a user have a file system and a network of their own (`isolated`), /kaggle is really there: inputs
-are mounted read-only, nothing outside can be reached, a small disk is a small disk. Elsewhere a folder stands for it, by
-BIRDKIT_KAGGLE_ROOT, and Python's sockets refuse to connect.
+Where the kernel lets a user have a file system and a network of their own (`isolated`), /kaggle is really there:
+inputs are mounted read-only, nothing outside can be reached, a small disk is a small disk. Elsewhere a folder stands
+for it, by BIRDKIT_KAGGLE_ROOT, and Python's sockets refuse to connect.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,7 @@ connect, socket.socket.connect = socket.socket.connect, refuse
 def isolated() -> bool:
     """Whether a user can have a file system and a network of their own here."""
     try:
-        return not subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "probe", "/mnt"], capture_output=True,
+        return not subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "probe", "/tmp"], capture_output=True,
                                   check=False).returncode
     except FileNotFoundError:
         return False
@@ -119,24 +119,32 @@ class Place:
 
     def run(self, stem: str, settings: Mapping[str, Any], *, rerun: bool = False, disk_mib: int = 0) -> Session:
         """Save a version of a notebook with these settings in its first cell, or have it run again for the score."""
+        book = self.folder / f"{stem}.ipynb"
+        book.parent.mkdir(parents=True, exist_ok=True)
+        book.write_text(_with_settings(stem, settings), encoding="utf-8")
+        command = ["-m", "papermill", NOTEBOOK, NOTEBOOK, "--no-progress-bar", "--log-output"]
+        return self.python(command, book=book, rerun=rerun, disk_mib=disk_mib)
+
+    def python(self, arguments: Sequence[str], *, book: Path | None = None, rerun: bool = False,
+               disk_mib: int = 0) -> Session:
+        """Run a fresh image's Python in /kaggle/working, into which a notebook is put."""
         self.sessions += 1
         own = self.folder / f"session{self.sessions}"
         working, image = own / "kaggle" / "working", Image(own / "image")
         working.mkdir(parents=True)
-        book = own / NOTEBOOK
-        book.write_text(_with_settings(stem, settings), encoding="utf-8")
-        command = [str(image.python), "-m", "papermill", NOTEBOOK, NOTEBOOK, "--no-progress-bar", "--log-output"]
+        first, command = {} if book is None else {NOTEBOOK: str(book)}, [str(image.python), *arguments]
         environment = {**VARIABLES, "PATH": f"{image.folder}/bin:{os.environ['PATH']}", "HOME": str(own),
                        "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
                        **({"KAGGLE_IS_COMPETITION_RERUN": "1"} if rerun else {})}
         if isolated():
             (own / "root").mkdir()
             spec = {"root": str(own / "root"), "inputs": {name: str(path) for name, path in self.mounts.items()},
-                    "working": str(working), "disk_mib": disk_mib, "first": {NOTEBOOK: str(book)}}
+                    "working": str(working), "disk_mib": disk_mib, "first": first}
             inside = str(Path(__file__).with_name("kaggle_root.py"))
             command = [*UNSHARE, sys.executable, inside, json.dumps(spec), *command]
         else:
-            shutil.copyfile(book, working / NOTEBOOK)
+            for name, source in first.items():
+                shutil.copyfile(source, working / name)
             environment |= self._stand_in(own)
         done = subprocess.run(command, cwd=working, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True, check=False)

@@ -5,8 +5,8 @@ For `unshare --user --map-root-user --mount --net`, which any user may call wher
     unshare ... python kaggle_root.py SPEC COMMAND...
 
 SPEC is JSON: "root" (an empty folder), "inputs" (source folder by path below /kaggle/input; read-only), "working" (the
-folder that becomes /kaggle/working) and "disk_mib" (instead, an empty disk of that size; 0 for none), "first" (files that
-are copied into /kaggle/working, by name).
+folder that becomes /kaggle/working) and "disk_mib" (instead, an empty disk of that size; 0 for none), "first" (files
+that are copied into /kaggle/working, by name).
 """
 from __future__ import annotations
 

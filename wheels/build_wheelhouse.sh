@@ -34,4 +34,4 @@ for wheel in "$part"/*.whl; do  # older ones of the same packages
     rm -f "$folder/${name%%-*}"-*.whl
 done
 mv "$part"/*.whl "$folder"
-wc -c "$folder"/*.whl | awk '{ printf "%7.1f MB  %s\n", $1 / 1e6, $2 }'
+wc -c "$folder"/*.whl | awk '{ printf "%8.2f MB  %s\n", $1 / 1e6, $2 }'
