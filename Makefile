@@ -1,13 +1,16 @@
 # make demo          the whole way on a generated competition, to a scored submission.csv and a page of pictures
 # make test          ruff, mypy, pytest with the newest versions; PYTEST_ARGS="-k layers" narrows pytest down
-# make test-kaggle   pytest with the versions of Kaggle's image
+# make test-kaggle   pytest with the versions of Kaggle's image, and with a wheelhouse for the tests that stand for Kaggle
 # make wheel         the wheel that Kaggle installs, into wheels/
+# make wheelhouse    what Kaggle's image lacks, into wheels/; WHEELS="openvino onnxruntime" for both backends
 # make lint, clean
 PYTHON ?= python3
 PYTEST_ARGS ?=
 # Files on several cores, each test on one thread: threads that wait for each other are slower than none.
 PYTEST = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(1)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 RECIPE ?= demo
+WHEELS ?= openvino
+KAGGLE_PYTHONS ?= 3.12 3.13
 DEMO ?= demo
 WORK := $(DEMO)/work
 
@@ -15,7 +18,7 @@ BIN := .venv/bin
 KAGGLE_BIN := .venv-kaggle/bin
 TRUTH := $(DEMO)/competition_truth/test_truth.csv
 
-.PHONY: demo test test-kaggle lint wheel clean
+.PHONY: demo test test-kaggle lint wheel wheelhouse clean
 .DELETE_ON_ERROR:
 
 # Nothing is installed outside these two folders; the stamps make it happen once per change of the metadata.
@@ -50,7 +53,13 @@ lint: .venv/.installed
 test: lint
 	$(call PYTEST,$(BIN))
 
-test-kaggle: .venv-kaggle/.installed
+# For the Python of the tests, too, whichever it is: they install and run it.
+.venv-kaggle/wheelhouse/.built: wheels/openvino.lock wheels/build_wheelhouse.sh | .venv-kaggle/.installed
+	wheels/build_wheelhouse.sh $(KAGGLE_BIN)/python $(@D) "$(KAGGLE_PYTHONS) $$($(KAGGLE_BIN)/python -c \
+		'import sys; print("%d.%d" % sys.version_info[:2])')" openvino
+	touch $@
+
+test-kaggle: .venv-kaggle/.installed .venv-kaggle/wheelhouse/.built
 	$(call PYTEST,$(KAGGLE_BIN))
 
 # A left-over build folder would put deleted modules into the wheel; with the commit's date two builds are equal.
@@ -58,6 +67,9 @@ wheel: .venv/.installed
 	rm -rf build *.egg-info wheels/birdkit-*.whl
 	umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/uv build --quiet --wheel --out-dir wheels .
 	@ls wheels/birdkit-*.whl
+
+wheelhouse: .venv/.installed
+	wheels/build_wheelhouse.sh $(BIN)/python wheels "$(KAGGLE_PYTHONS)" $(WHEELS)
 
 clean:
 	rm -rf build dist *.egg-info $(DEMO) .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,9 @@
 
 The same calls work elsewhere, where a notebook gets its folders as parameters. Not for talking to Kaggle's servers:
 that is `kaggle_submit.sh`. Mount layouts and environment variables as seen in public notebooks up to 2026.
+
+To try notebooks as Kaggle runs them, BIRDKIT_KAGGLE_ROOT names a folder that stands for /kaggle, with input/ and
+working/; it is read when birdkit is imported, and by the install cell of the notebooks.
 """
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-INPUT_ROOTS = ("/kaggle/input",)
+ROOT = Path(os.environ.get("BIRDKIT_KAGGLE_ROOT", "/kaggle"))
+INPUT_ROOTS = (ROOT / "input",)
 SIGNATURE = ("sample_submission.csv", "taxonomy.csv")
 SOUNDSCAPE_FOLDERS = ("train_soundscapes", "unlabeled_soundscapes")
 AUDIO_SUFFIXES = (".ogg", ".flac", ".wav", ".mp3", ".opus")
@@ -37,7 +41,7 @@ def is_rerun() -> bool:
 
 def working_dir() -> Path:
     """The folder whose files are kept: /kaggle/working on Kaggle, the current folder elsewhere."""
-    return Path("/kaggle/working") if is_kaggle() else Path.cwd()
+    return ROOT / "working" if is_kaggle() else Path.cwd()
 
 
 def find_competition(slug: str, *, given: str | Path = "", roots: Sequence[str | Path] = INPUT_ROOTS,

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from birdkit import audio
 from birdkit.crops import Energy
+from birdkit.disk import free_bytes, gib
 from birdkit.packed import (
     INDEX,
     SETTINGS,
@@ -69,9 +69,9 @@ class Estimate:
         if more > room:
             limit = "no limit" if limit_gib is None else f"a limit of {limit_gib:g} GiB"
             raise PackingError(
-                f"{folder}: {self.files} recordings would take {_gib(more)} as {format}, beside {_gib(self.packed)} "
-                f"that are packed, with {limit} and {_gib(self.free)} free on the disk. int16 would take "
-                f"{_gib(self.int16)}, flac {_gib(self.flac)} (measured ratio {self.flac_ratio:.2f}); fewer `seconds` "
+                f"{folder}: {self.files} recordings would take {gib(more)} as {format}, beside {gib(self.packed)} "
+                f"that are packed, with {limit} and {gib(self.free)} free on the disk. int16 would take "
+                f"{gib(self.int16)}, flac {gib(self.flac)} (measured ratio {self.flac_ratio:.2f}); fewer `seconds` "
                 "take less")
 
 
@@ -93,7 +93,7 @@ def estimate(table: pd.DataFrame, root: Path | str, out_dir: Path | str, *, samp
     int16 = int(2 * kept_s * sample_rate_hz)
     paths = [] if there is None else [there.path(file) for file in there.files.keys() - set(todo["file"])]
     packed = sum(path.stat().st_size for path in paths if path.is_file())
-    free = shutil.disk_usage(_nearest_folder(out_dir)).free
+    free = free_bytes(out_dir)
     return Estimate(len(todo), packed, int16, int(ratio * int16), ratio, free)
 
 
@@ -123,7 +123,7 @@ def pack(table: pd.DataFrame, root: Path | str, out_dir: Path | str, *, format: 
     expected = estimate(table, root, folder, sample_rate_hz=sample_rate_hz, seconds=seconds, part=part)
     expected.refuse(format, limit_gib, folder)
     log.info("packing %d of %d files: about %s as %s (FLAC ratio %.2f), %s free", expected.files,
-             table["file"].nunique(), _gib(getattr(expected, format)), format, expected.flac_ratio, _gib(expected.free))
+             table["file"].nunique(), gib(getattr(expected, format)), format, expected.flac_ratio, gib(expected.free))
     folder.mkdir(parents=True, exist_ok=True)
     _write_whole(folder / SETTINGS, json.dumps(to_dict(settings)).encode())
     packed = Packed(folder)
@@ -136,13 +136,13 @@ def pack(table: pd.DataFrame, root: Path | str, out_dir: Path | str, *, format: 
                 index.flush()
                 size += packed.path(entry.file).stat().st_size
                 if limit_gib is not None and size > limit_gib * 2**30:
-                    raise PackingError(f"{folder} has reached {_gib(size)} of {limit_gib:g} GiB before all of "
-                                       f"{len(todo)} files were packed: the estimate was {_gib(expected.packed)} and "
-                                       f"{_gib(getattr(expected, format))}")
+                    raise PackingError(f"{folder} has reached {gib(size)} of {limit_gib:g} GiB before all of "
+                                       f"{len(todo)} files were packed: the estimate was {gib(expected.packed)} and "
+                                       f"{gib(getattr(expected, format))}")
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     packed = Packed(folder)
-    log.info("%s holds %d recordings in %s", folder, len(packed), _gib(size))
+    log.info("%s holds %d recordings in %s", folder, len(packed), gib(size))
     return packed
 
 
@@ -211,12 +211,3 @@ def _write_whole(path: Path, content: bytes) -> None:
     partial_path = path.with_name(path.name + ".partial")
     partial_path.write_bytes(content)
     os.replace(partial_path, path)
-
-
-def _nearest_folder(path: Path | str) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    return next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"

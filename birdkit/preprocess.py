@@ -12,7 +12,7 @@ import json
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +24,7 @@ import soundfile as sf
 import birdkit
 from birdkit import audio, fingerprint, splits
 from birdkit.config import SplitConfig
+from birdkit.disk import require_room
 from birdkit.filecache import FileCache
 from birdkit.fingerprint import Fingerprint, Fingerprinter, find_overlaps
 from birdkit.labelled_soundscapes import audit_windows
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 RECORDING_COLUMNS = ("file", "label", "secondary", "duration_s", "sample_rate_hz", "channels", "rating", "author",
                      "collection", "latitude", "longitude", "group", "content", "near_duplicate", "split")
+ROW_BYTES = 4096  # of a file in all tables and the report together, at most
+PRINT_SHARE = 0.02  # of a file that its fingerprint may take: 24 peaks a second at most, of audio of 64 kbit/s
 SOUNDSCAPE_COLUMNS = ("file", "duration_s", "sample_rate_hz", "content", "split")
 
 
@@ -110,8 +113,8 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     year             of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
 
     Raises ProfileError or ValueError, naming the file, where the tables lack columns, disagree on the classes, cannot
-    be parsed, or leave no usable recording, or a mark is of no recording or outside of it. Can be stopped and started
-    again.
+    be parsed, or leave no usable recording, or a mark is of no recording or outside of it; birdkit.disk.DiskSpaceError,
+    before anything is decoded, where the disk has no room for what is written. Can be stopped and started again.
     """
     folder, work = Path(competition_dir), Path(work_dir)
     work.mkdir(parents=True, exist_ok=True)
@@ -120,11 +123,12 @@ def audit(competition_dir: Path | str, work_dir: Path | str, *, n_splits: int = 
     table = _read_rows(folder / competition.train_table, competition, findings)
     centres = None if marks is None else read_marks(marks, listed=set(table["file"]), folder=competition.audio)
     table = _keep_known(table, folder, classes, competition, findings)
+    places = dict.fromkeys(name for name in (competition.unlabelled, competition.labelled_in) if name)
+    unlabelled = [file for name in places for file in _files(folder, name)]
+    _require_room(work, [folder / file for file in (*table["file"], *unlabelled)], near_duplicates=near_duplicates)
     table = _with_info(table, _decode(folder, table["file"], work, workers), findings, "")
     table = _keep_distinct(table, findings)
-    places = dict.fromkeys(name for name in (competition.unlabelled, competition.labelled_in) if name)
-    found = [file for name in places for file in _files(folder, name)]
-    soundscapes = pd.DataFrame({"file": pd.Series(found, dtype=str)})
+    soundscapes = pd.DataFrame({"file": pd.Series(unlabelled, dtype=str)})
     soundscapes = _with_info(soundscapes, _decode(folder, soundscapes["file"], work, workers), findings, "soundscape_")
     _replace(work / "excluded.csv", lambda path: findings.table().to_csv(path, index=False))
     if table.empty:
@@ -272,6 +276,15 @@ def _files(folder: Path, name: str) -> list[str]:
     """The files under a folder of the competition, relative to the competition, sorted; [] where there is none."""
     return sorted(path.relative_to(folder).as_posix() for path in (folder / name).rglob("*")
                   if path.is_file() and not path.name.startswith("."))
+
+
+def _require_room(work: Path, files: Sequence[Path], *, near_duplicates: bool) -> None:
+    """Raise DiskSpaceError where the tables of these files do not fit on the disk."""
+    parts = {"tables": len(files) * ROW_BYTES}
+    if near_duplicates:
+        parts["fingerprints"] = int(PRINT_SHARE * sum(path.stat().st_size for path in files))
+    there = sum(path.stat().st_size for path in work.glob("*.jsonl"))
+    require_room(work, parts, what=f"auditing {len(files)} files", there=there)
 
 
 def _decode(folder: Path, files: Iterable[str], work: Path, workers: int) -> dict[str, audio.AudioInfo | str]:

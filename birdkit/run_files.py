@@ -20,6 +20,7 @@ from birdkit.averaging import average_checkpoints, identity
 from birdkit.batch import Batch
 from birdkit.comparison import Validated
 from birdkit.config import RunConfig
+from birdkit.disk import require_room
 from birdkit.models.base import Model
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ AVERAGE = "average.safetensors"
 PREDICTIONS = "predictions.npz"  # of the best checkpoint for the validation, with the truth
 EPOCHS = "epochs"  # folder of the checkpoints that may still be averaged
 BAD_BATCH = "bad_batch"
+BESIDE_WEIGHTS = 4 * 2**20  # bytes of a checkpoint or a state that are no weights: golden sample, names of files
 COLUMNS = ("epoch", "step", "lr", "loss", "score", "low", "high", "skipped", "seconds", "weights",
            "distance")
 
@@ -104,6 +106,23 @@ class RunFiles:
         self.pseudo = list(pseudo)
         self.learnt = dict(learnt or {})
         self.origin = {"config": identity(config), "training table": table_hash, **self.learnt}
+
+    def room(self, model: Model) -> dict[str, int]:
+        """Bytes that the run may write, by what they are; each file lies beside its new version for a moment.
+
+        A checkpoint holds the weights once; the state holds them, the optimiser's two moments, and an averaged copy.
+        """
+        settings, weights = self.config.train, sum(value.nbytes for value in model.state_dict().values())
+        copies = 4 if settings.ema_decay or settings.swa_start < 1 else 3
+        parts = {"checkpoints": 3 * (weights + BESIDE_WEIGHTS), "state": 2 * (copies * weights + BESIDE_WEIGHTS)}
+        if settings.average:
+            parts["epochs to average"] = (settings.average + 2) * (weights + BESIDE_WEIGHTS)
+        return parts
+
+    def require_room(self, model: Model) -> None:
+        """Raise birdkit.disk.DiskSpaceError where the disk has no room for that."""
+        there = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        require_room(self.folder, self.room(model), what=f"training split {self.config.split}", there=there)
 
     def adopt(self, earlier: Path) -> None:
         """Copy the output of an earlier session, which may be read-only, unless this folder has a state of its own.

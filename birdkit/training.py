@@ -71,7 +71,8 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
 
     Raises birdkit.tables.DataError for tables that do not fit; ValueError where round and pseudo-labels contradict each
     other, a source is missing that an augmentation mixes in, `out_dir` holds another run, or a session is too short for
-    one validation; FileNotFoundError where `resume_from` holds no run, or the teacher of config.distil is not there;
+    one validation; birdkit.disk.DiskSpaceError where the disk has no room for the run's files;
+    FileNotFoundError where `resume_from` holds no run, or the teacher of config.distil is not there;
     ImportError where nothing can read that; and FloatingPointError, which names a file with the batch, where step after
     step is not finite.
     """
@@ -90,6 +91,8 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
                          pseudo=material.pseudo)
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
+            if world.first:
+                files.require_room(trainer.model)
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)
             if config.split >= 0 and world.first:
                 held_out = recordings[recordings["split"] == config.split]

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,36 +129,52 @@ def test_the_install_cell_is_the_same_everywhere() -> None:
     assert len({tuple(tagged(path, "install")) for path in BOOKS}) == 1
 
 
-def run_install(source: str, *, inputs: Path, installed: bool) -> subprocess.CompletedProcess[str]:
-    """Run the install cell in a fresh Python, with pip replaced by an echo of its arguments."""
-    stub = ("import importlib.util, subprocess\n"
-            f"importlib.util.find_spec = lambda name: {installed or None}\n"
-            "subprocess.run = lambda command, check: print(*command[3:])\n")
-    code = stub + source.replace("/kaggle/input", str(inputs))
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def run_install(source: str, *, root: Path, installed: bool) -> subprocess.CompletedProcess[str]:
+    """Run the install cell in a fresh Python in which birdkit is installed or is not; `root` stands for /kaggle."""
+    stub = f"import importlib.util\nimportlib.util.find_spec = lambda name: {installed or None}\n"
+    environment = {**os.environ, "BIRDKIT_KAGGLE_ROOT": str(root)}
+    return subprocess.run([sys.executable, "-c", stub + source], capture_output=True, text=True, check=False,
+                          env=environment, cwd=root)
 
 
 @pytest.mark.parametrize("layout", ["birdkit-wheels", "datasets/someone/birdkit-wheels", "notebooks/someone/build"])
-def test_the_install_cell_finds_the_wheels(tmp_path: Path, layout: str) -> None:
-    """In both mount layouts, offline, and without letting pip replace Kaggle's own torch."""
-    folder = tmp_path / layout
+def test_the_install_cell_hands_over_to_the_newest_wheel(tmp_path: Path, layout: str) -> None:
+    """In both mount layouts; what it says is seen in the notebook, and what fails there fails here."""
+    folder = tmp_path / "input" / layout
     folder.mkdir(parents=True)
-    for name in ("birdkit-0.1.0-py3-none-any.whl", "openvino-2026.4.1-cp312-cp312-linux.whl",
-                 "openvino-2026.4.1-cp313-cp313-linux.whl", "openvino_telemetry-2025.2.0-py3-none-any.whl"):
-        (folder / name).touch()
-    result = run_install(tagged(BOOKS[0], "install")[0], inputs=tmp_path, installed=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["install", "--quiet", "--no-index", "--no-deps", "--find-links", str(folder),
-                                     "birdkit", "openvino", "openvino_telemetry"]
+    for version, status in (("0.1.0", 3), ("0.2.0", 0)):
+        with zipfile.ZipFile(folder / f"birdkit-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("birdkit/__init__.py", "")
+            wheel.writestr("birdkit/offline.py", f"import sys; print('{version}', *sys.argv[1:]); sys.exit({status})")
+    source = tagged(BOOKS[0], "install")[0]
+    done = run_install(source, root=tmp_path, installed=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0.2.0", str(tmp_path / "input")]
+    (folder / "birdkit-0.2.0-py3-none-any.whl").unlink()
+    failed = run_install(source, root=tmp_path, installed=False)
+    assert failed.returncode == 1 and "0.1.0" in failed.stdout and "could not be installed" in failed.stderr
 
 
 def test_the_install_cell_says_what_is_missing_and_leaves_an_installed_package_alone(tmp_path: Path) -> None:
     """Without the dataset the first thing a person reads must be what to attach."""
     source = tagged(BOOKS[0], "install")[0]
-    missing = run_install(source, inputs=tmp_path, installed=False)
-    assert missing.returncode == 1 and "attach it" in missing.stderr
-    there = run_install(source, inputs=tmp_path, installed=True)
+    missing = run_install(source, root=tmp_path, installed=False)
+    assert missing.returncode == 1 and f"nothing under {tmp_path / 'input'}" in missing.stderr
+    assert "attach the wheels" in missing.stderr
+    there = run_install(source, root=tmp_path, installed=True)
     assert there.returncode == 0 and there.stdout == ""
+
+
+@each_book
+def test_the_head_says_what_to_attach_and_to_switch_on(path: Path) -> None:
+    """Inputs, accelerator and internet are set on Kaggle's page, where nothing else says what a notebook needs."""
+    rows = {line.split("|")[1].strip(): line.split("|")[2] for line in read(path)["cells"][0]["source"] if "|" in line}
+    assert "the competition" in rows["on Kaggle"] and "`birdkit-wheels`" in rows["on Kaggle"]
+    assert rows["accelerator, internet"].strip().startswith(("none (CPU)", "GPU T4 x2"))
+    assert "; off" in rows["accelerator, internet"]
+    for needed in {"01": (), "02": ("output of 01", "outputs of 03"), "03": ("output of 01", "output of 02"),
+                   "04": ("outputs of 03",)}[path.stem[:2]]:
+        assert needed in rows["on Kaggle"]
 
 
 def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
