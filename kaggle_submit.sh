@@ -290,6 +290,7 @@ preflight() {
     fi
     ((WHEEL_ONLY)) || ask metadata "notebooks/$NOTEBOOK.ipynb" "${KERNEL_ARGUMENTS[@]}" >/dev/null ||
         die $PREFLIGHT "the notebook cannot be sent"
+    ((!RESUME)) || return 0
     call --version
     [[ -z $FAILURE ]] || die $PREFLIGHT "kaggle does not start: $(last_line) (pip install kaggle six)"
     ((!WHEEL_ONLY)) || return 0
