@@ -331,7 +331,7 @@ smoke_install() {
     local loaded
     say "installing it offline in a fresh environment"
     python3 -m venv "$SCRATCH/venv" || die $PREFLIGHT "python3 -m venv does not work"
-    "$SCRATCH/venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-index --no-deps "$WHEEL" ||
+    "$SCRATCH/venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-compile --no-index --no-deps "$WHEEL" ||
         die $PREFLIGHT "the wheel cannot be installed"
     loaded=$("$SCRATCH/venv/bin/python" -I -c 'from birdkit import manifest; print(manifest.package_sha256())') ||
         die $PREFLIGHT "the wheel cannot be imported"
@@ -382,6 +382,7 @@ upload() {
         call datasets version -p "$folder" -r zip -m "birdkit $COMMIT"
         return
     fi
+    [[ -f $known || $status != ready ]] || read_manifest_of "$dataset" "$known"
     if [[ $(ask get "$known" --key content) == "$CONTENT" ]]; then
         field=$(ask get "$known" --key version)
         if [[ -n $field && $field == "$version" && $status == ready ]]; then
@@ -404,6 +405,16 @@ upload() {
     ask check-upload <<<"$ANSWER" || die $UPLOAD "$dataset was not sent"
     ask set "$known" --set "content=$CONTENT" "before=$version" version=
     wait_for_dataset "$folder" "$slug" "$version"
+}
+
+# What another machine sent is known from the manifest that went with it.
+read_manifest_of() {
+    local sent
+    look datasets download "$1" -f MANIFEST.json -p "$SCRATCH/known" -o -q
+    [[ -z $FAILURE && -s $SCRATCH/known/MANIFEST.json ]] || return 0
+    sent=$(ask sent-content "$SCRATCH/known/MANIFEST.json") || return 0
+    rm "$SCRATCH/known/MANIFEST.json"
+    ask set "$2" --set "content=$sent" "version=$version"
 }
 
 read_dataset_status() {
@@ -639,7 +650,7 @@ main() {
     ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
     cd "$ROOT"
     [[ -n ${VIRTUAL_ENV:-} || ! -x .venv/bin/python3 ]] || PATH=$ROOT/.venv/bin:$PATH
-    export PYTHONPATH=$ROOT PYTHONDONTWRITEBYTECODE=1
+    export PYTHONPATH=$ROOT
     parse "$@"
     RUNS=${KAGGLE_SUBMIT_RUNS:-$ROOT/kaggle_runs}
     OUTPUT_DIR=$RUNS/$OWNER/$COMPETITION/$KERNEL_SLUG/output

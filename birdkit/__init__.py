@@ -3,7 +3,7 @@
 The package, from the ground up; a module imports only from the rows above it.
 
 names and arithmetic, without torch      registry settings folding windows metrics comparison postprocess profiles
-                                         kaggle jobs window_index
+                                         kaggle jobs window_index manifest sending
 what a run is; files to waves            config audio crops packed splits marks filecache batch output composition
                                          ambience calls distributed pace
 the one image; what is learnt, and how   frontend presets losses augmentations sampling optimisation recipes

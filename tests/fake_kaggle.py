@@ -112,6 +112,13 @@ class FakeKaggle:
         usual: Reply = getattr(self, re.sub("([A-Z])", r"_\1", method).lower())(body)
         return scripted or usual
 
+    def file(self, kind: str, name: str) -> bytes:
+        """What is downloaded, from the address that an answer gave."""
+        if kind == "dataset":
+            dataset, _, name = name.rpartition("/")
+            return self.datasets[dataset].files[name]
+        return self.sample if kind == "sample" else self.outputs[name]
+
     def _introspect_token(self, body: dict[str, Any]) -> Reply:
         return Reply(body={"active": False})
 
@@ -145,6 +152,10 @@ class FakeKaggle:
         files = [{"name": name, "totalBytes": len(content), "creationDate": "2026-11-20T10:00:00Z"}
                  for name, content in found.files.items()]
         return Reply(body={"datasetFiles": files})
+
+    def _download_dataset(self, body: dict[str, Any]) -> Reply:
+        name = f"{body['ownerSlug']}/{body['datasetSlug']}/{body['fileName']}"
+        return Reply(302, headers={"Location": f"{self.url}/dataset/{name}"})
 
     def _save_kernel(self, body: dict[str, Any]) -> Reply:
         kernel = self.kernels.setdefault(body["slug"], Kernel())
@@ -259,7 +270,7 @@ def serving() -> Iterator[FakeKaggle]:
 
         def do_GET(self) -> None:
             kind, _, name = unquote(urlsplit(self.path).path).strip("/").partition("/")
-            self._send(Reply(body=kaggle.sample if kind == "sample" else kaggle.outputs[name]))
+            self._send(Reply(body=kaggle.file(kind, name)))
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") != "chunked":

@@ -16,7 +16,8 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
-    "registry settings folding metrics comparison postprocess profiles kaggle windows jobs window_index",
+    "registry settings folding metrics comparison postprocess profiles kaggle windows jobs window_index "
+    "manifest sending",
     "config audio splits batch output ambience calls composition crops packed distributed filecache marks pace",
     "frontend losses augmentations sampling presets recipes soundscapes optimisation",
     "models fingerprint",

@@ -56,6 +56,10 @@ def _metadata(options: argparse.Namespace) -> str:
     return json.dumps(_kernel(options).metadata(Path(options.files[0]).name), indent=1)
 
 
+def _sent_content(options: argparse.Namespace) -> str:
+    return json.loads(Path(options.files[0]).read_text(encoding="utf-8"))["content_sha256"]
+
+
 def _files_there(options: argparse.Namespace) -> None:
     own = Path(options.files[0])
     replies.check_files(_stdin(), json.loads(own.read_text(encoding="utf-8")), own.stat().st_size)
@@ -89,6 +93,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "stage-weights": _stage_weights,
     "stage-kernel": _stage_kernel,
     "metadata": _metadata,
+    "sent-content": _sent_content,
     "package-sha256": lambda options: manifest.package_sha256(options.files[0]),
     "failure": lambda options: replies.failure(_stdin()),
     "dataset-status": lambda options: "\n".join(map(str, replies.dataset_status(_stdin()))),
