@@ -456,7 +456,7 @@ wait_for_dataset() {
 
 # Step 8.
 push() {
-    local folder=$SCRATCH/kernel stamp content
+    local folder=$SCRATCH/kernel stamp content refusals=0
     VERSION=$(recover_push) || exit $?
     if [[ -n $VERSION ]]; then
         say "the push that was cut off had arrived: version $VERSION"
@@ -475,7 +475,6 @@ push() {
         return
     fi
     put "stamp=$stamp" "content=$CONTENT"
-    start_waiting "$OWNER/$KERNEL_SLUG, a push"
     while :; do
         call kernels push -p "$folder" ${ACCELERATOR:+--accelerator "$ACCELERATOR"}
         if [[ -z $FAILURE ]]; then
@@ -487,11 +486,14 @@ push() {
             [[ -z $VERSION ]] || break
         fi
         case $FAILURE in
-            busy | refused | throttled | server) keep_waiting "$FAILURE ($(last_line))" ;;
+            busy | refused | throttled | server)
+                ((refusals++)) || start_waiting "$OWNER/$KERNEL_SLUG, a push"
+                keep_waiting "$FAILURE ($(last_line))"
+                ;;
             *) die $PUSH "$OWNER/$KERNEL_SLUG: $(last_line)" ;;
         esac
     done
-    end_waiting
+    ((refusals == 0)) || end_waiting
     put "version=$VERSION"
     say "version $VERSION runs: https://www.kaggle.com/code/$OWNER/$KERNEL_SLUG"
 }

@@ -135,6 +135,9 @@ class FakeKaggle:
         assert found is not None
         return Reply(body={"currentVersionNumber": found.views[0][1]})
 
+    def _get_dataset_metadata(self, body: dict[str, Any]) -> Reply:
+        return Reply(body={"info": {"licenses": [{"name": "apache-2.0"}]}})
+
     def _start_blob_upload(self, body: dict[str, Any]) -> Reply:
         token = f"blob{len(self.blobs)}"
         self.blobs[token] = (body["name"], b"")

@@ -62,12 +62,14 @@ def test_wheels_lie_flat_and_the_manifest_names_them(tmp_path: Path) -> None:
 
 def test_weights_keep_the_folders_of_their_runs(tmp_path: Path) -> None:
     """Notebook 04 finds checkpoints by the names of their folders; logs and optimiser states stay at home."""
-    for name in ("round1_split0/best.safetensors", "round1_split0/last.safetensors", "call_split1/best.safetensors"):
+    wanted = {"round1_split0/best.safetensors", "call_split1/best.safetensors", "best.toml",
+              "round1_split0/openvino_int8/bundle.json", "round1_split0/openvino_int8/model.bin"}
+    for name in (*wanted, "round1_split0/last.safetensors", "round1_split0/checks/other.json", "recordings.parquet"):
         (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "work" / name).write_text(name)
     staging.stage_weights(tmp_path / "stage", tmp_path / "work", owner="ann", slug="birdkit-weights", commit="abc")
-    found = {path.relative_to(tmp_path / "stage").as_posix() for path in (tmp_path / "stage").rglob("*.safetensors")}
-    assert found == {"round1_split0/best.safetensors", "call_split1/best.safetensors"}
+    found = {path.relative_to(tmp_path / "stage").as_posix() for path in (tmp_path / "stage").rglob("*.*")}
+    assert found == wanted | {"MANIFEST.json", "dataset-metadata.json"}
     with pytest.raises(staging.StagingError, match="holds no round"):
         staging.stage_weights(tmp_path / "more", tmp_path / "stage" / "round1_split0", owner="ann", slug="weights",
                               commit="abc")

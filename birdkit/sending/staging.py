@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ MANIFEST = "MANIFEST.json"
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 LICENCE = "apache-2.0"
 WEIGHTS = ("round*_split*/best.safetensors", "call_split*/best.safetensors")  # in a work folder
+BESIDE = ("*.toml", "round*_split*/*/bundle.json")  # an ensemble, and exported models with all that is in their folders
 T4_X2 = "NvidiaTeslaT4"  # Kaggle has no single one
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -105,11 +107,17 @@ def stage_wheels(folder: str | Path, wheels: Sequence[str | Path], *, owner: str
 
 
 def stage_weights(folder: str | Path, work_dir: str | Path, *, owner: str, slug: str, commit: str) -> str:
-    """Lay the weights of a work folder into a new one, each in the folder of its run; returns its SHA-256 as above."""
+    """Lay the models of a work folder into a new one, each in the folder of its run; returns its SHA-256 as above.
+
+    Those are the best checkpoints, the bundles that were exported from them, and what makes them an ensemble.
+    """
     work = Path(work_dir)
     found = sorted(path for pattern in WEIGHTS for path in work.glob(pattern))
     if not found:
         raise StagingError(f"{work} holds no {' or '.join(WEIGHTS)}")
+    beside = [path for pattern in BESIDE for path in work.glob(pattern)]
+    bundles = [path.parent.iterdir() for path in beside if path.parent != work]
+    found += [path for path in chain(beside, *bundles) if path.is_file()]
     target = _new_folder(folder)
     for path in found:
         place = target / path.relative_to(work)
