@@ -11,7 +11,7 @@ unset VERBOSE VERBOSE_OUTPUT # with them the client prints the headers it sends,
 
 readonly OK=0 USAGE=2 PREFLIGHT=3 UPLOAD=4 PUSH=5 KERNEL=6 OUTPUT=7 SUBMIT=8 TIMED_OUT=9
 readonly LAST_NOTEBOOK=04_ensemble_infer T4_X2=NvidiaTeslaT4
-readonly WANTED='(^|/)(submission\.csv|run_manifest\.json|audit\.json|excluded\.csv|rounds\.csv|history\.csv|pseudo_labels.*\.html)$'
+readonly WANTED='(^|/)((submission|excluded|rounds|history)\.csv|(run_manifest|audit)\.json|pseudo_labels.*\.html)$'
 
 usage() {
     cat <<'TEXT'
@@ -67,10 +67,18 @@ get() { ask get "$STATE" --key "$1"; }
 
 put() { ask set "$STATE" --set "$@"; }
 
+# The command that is about to run; only once while the same is looked at again and again.
+show() {
+    local line
+    line="+ kaggle$(printf ' %q' "$@")"
+    [[ $line == "$SHOWN" ]] || say "$line"
+    SHOWN=$line
+}
+
 # Run Kaggle's client. What it said is in ANSWER; FAILURE is "" where it exited 0, else what kind of failure it was.
 call() {
     local status=0
-    say "+ kaggle$(printf ' %q' "$@")"
+    show "$@"
     ANSWER='' FAILURE=''
     ((DRY_RUN)) && return
     ANSWER=$(kaggle "$@" 2>&1) || status=$?
@@ -80,7 +88,7 @@ call() {
 # The same for what takes long: its progress is shown, too.
 call_shown() {
     local status=0 log=$SCRATCH/client.log
-    say "+ kaggle$(printf ' %q' "$@")"
+    show "$@"
     ANSWER='' FAILURE=''
     ((DRY_RUN)) && return
     kaggle "$@" 2>&1 | tee "$log" >&2 || status=$?
@@ -100,8 +108,7 @@ read_answer() {
 
 # A call that changes nothing on Kaggle: again while Kaggle is throttled or away.
 look() {
-    local tries=0
-    start_pace
+    local tries=0 PAUSE_MS=$POLL_MS # its own: who waits for something else goes on at their pace
     while :; do
         call "$@"
         [[ $FAILURE == throttled || $FAILURE == refused || $FAILURE == server ]] || return 0
@@ -111,7 +118,8 @@ look() {
     done
 }
 
-last_line() { tail -n 1 <<<"$ANSWER"; }
+# What the client said went wrong, in a line.
+last_line() { ask reason <<<"$ANSWER"; }
 
 # Pauses that grow by half, to six times the first.
 start_pace() { PAUSE_MS=$POLL_MS; }
@@ -232,7 +240,9 @@ choose_defaults() {
         case $NOTEBOOK in
             02_*) KERNELS=("$OWNER/birdkit-01-preprocess") ;;&
             03_*) KERNELS=("$OWNER/birdkit-01-preprocess") ;;&
-            02_* | 04_*) [[ -n $WEIGHTS || ($NOTEBOOK == 02_* && $round == 0) ]] || KERNELS+=("$OWNER/birdkit-03-train-fold") ;;
+            02_* | 04_*)
+                [[ -n $WEIGHTS || ($NOTEBOOK == 02_* && $round == 0) ]] || KERNELS+=("$OWNER/birdkit-03-train-fold")
+                ;;
             03_*) [[ $round == 0 ]] || KERNELS+=("$OWNER/birdkit-02-pseudolabel") ;;
         esac
     fi
@@ -285,7 +295,8 @@ preflight() {
     COMMIT=$(git rev-parse --short=10 HEAD) || die $PREFLIGHT "this is no git checkout, or has no commit"
     dirty=$(git status --porcelain --untracked-files=no)
     if [[ -n $dirty ]]; then
-        ((ALLOW_DIRTY || DRY_RUN)) || die $PREFLIGHT "there are changes that are not committed (--allow-dirty):"$'\n'"$dirty"
+        ((ALLOW_DIRTY || DRY_RUN)) ||
+            die $PREFLIGHT "there are changes that are not committed (--allow-dirty):"$'\n'"$dirty"
         COMMIT+=-dirty
     fi
     ((WHEEL_ONLY)) || ask metadata "notebooks/$NOTEBOOK.ipynb" "${KERNEL_ARGUMENTS[@]}" >/dev/null ||
@@ -315,7 +326,8 @@ build() {
     chmod -R u=rwX,go=rX "$source"
     (cd "$source" && SOURCE_DATE_EPOCH=$(git -C "$ROOT" log -1 --format=%ct) python3 -c \
         'import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])' "$SCRATCH/wheel") \
-        >"$SCRATCH/build.log" 2>&1 || die $PREFLIGHT "the wheel cannot be built:"$'\n'"$(tail -n 20 "$SCRATCH/build.log")"
+        >"$SCRATCH/build.log" 2>&1 ||
+        die $PREFLIGHT "the wheel cannot be built:"$'\n'"$(tail -n 20 "$SCRATCH/build.log")"
     WHEEL=$(printf '%s\n' "$SCRATCH"/wheel/birdkit-*.whl)
     PACKAGE=$(ask package-sha256 "$WHEEL")
     hash=$(sha256sum "$WHEEL" | cut -d' ' -f1)
@@ -331,7 +343,8 @@ smoke_install() {
     local loaded
     say "installing it offline in a fresh environment"
     python3 -m venv "$SCRATCH/venv" || die $PREFLIGHT "python3 -m venv does not work"
-    "$SCRATCH/venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-compile --no-index --no-deps "$WHEEL" ||
+    "$SCRATCH/venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-compile --no-index \
+        --no-deps "$WHEEL" ||
         die $PREFLIGHT "the wheel cannot be installed"
     loaded=$("$SCRATCH/venv/bin/python" -I -c 'from birdkit import manifest; print(manifest.package_sha256())') ||
         die $PREFLIGHT "the wheel cannot be imported"
@@ -346,7 +359,7 @@ stage_wheels() {
         [[ $(basename "$name") == birdkit-* ]] || found+=("$name")
     done
     shopt -u nullglob globstar
-    ((${#found[@]})) || say "no other wheels in $WHEELS: without openvino notebook 04 predicts with torch, several times slower"
+    ((${#found[@]})) || say "no other wheels in $WHEELS: without openvino notebook 04 predicts with torch, and slower"
     if ((DRY_RUN)); then
         say "$WHEEL_DATASET/: birdkit-*.whl ${found[*]##*/} MANIFEST.json dataset-metadata.json"
         ask metadata --owner "$OWNER" --slug "$WHEEL_DATASET" >&2
@@ -616,7 +629,8 @@ wait_for_score() {
         "notebook=$NOTEBOOK" "kernel=$OWNER/$KERNEL_SLUG" "version=$VERSION" "ref=$ref" "public_score=$SCORE" \
         "status=$STATUS" "commit=$COMMIT" "package_sha256=$(get package_sha256)" "message=${MESSAGE:+$MESSAGE }$key" \
         >/dev/null
-    [[ $STATUS == complete ]] || die $SUBMIT "submission $ref: $STATUS; see kaggle.com/competitions/$COMPETITION/submissions"
+    [[ $STATUS == complete ]] ||
+        die $SUBMIT "submission $ref: $STATUS; see kaggle.com/competitions/$COMPETITION/submissions"
     printf 'public score %s (submission %s, version %s)\n' "${SCORE:-hidden}" "$ref" "$VERSION"
 }
 
@@ -647,6 +661,8 @@ send() {
         ((DRY_RUN)) || put sent=yes
     fi
 }
+
+SHOWN=''
 
 main() {
     ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -689,4 +705,4 @@ main() {
     wait_for_score
 }
 
-main "$@"
+[[ ${BASH_SOURCE[0]} != "$0" ]] || main "$@"

@@ -117,6 +117,8 @@ def test_a_slug_is_what_kaggle_makes_of_its_title(slug: str) -> None:
     ("('Connection aborted.', RemoteDisconnected('Remote end closed'))", "server"), ("403 Forbidden", "forbidden"),
     ("Permission 'kernels.get' was denied", "forbidden"), ("404 - Not Found", "absent"),
     ("ModuleNotFoundError: No module named 'six'", "client"), ("401 Client Error", "credentials"),
+    ("Sorry\n\nThis is a problem on Kaggle's side, not with your command.", "server"),
+    ("Sorry\n\nYou don't have access to this resource.\nIf this is", "forbidden"),
     ("Title must be at least five characters", "other")])
 def test_failures_are_told_apart_by_their_words(text: str, kind: str) -> None:
     """Only what was surely not accepted may be sent again."""

@@ -47,6 +47,16 @@ def test_the_script_is_clean() -> None:
     subprocess.run([str(checker) if checker.is_file() else "shellcheck", ROOT / "kaggle_submit.sh"], check=True)
 
 
+def test_looks_become_rarer() -> None:
+    """Ten hours of training at a look every ten seconds would be 3,600, and Kaggle throttles."""
+    script = ('source ./kaggle_submit.sh; POLL_MS=10000 FAILURE="" TRIES=9 TIMEOUT=100\n'
+              'sleep() { echo "$1"; }; call() { :; }\n'
+              "start_waiting it; for _ in 1 2 3 4 5 6 7; do look kernels status x; keep_waiting running; done")
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [float(line) for line in done.stdout.split()] == [10, 15, 22.5, 33.75, 50.625, 60, 60]
+    assert done.stderr == "it: running, 0:00:00\n"
+
+
 @pytest.mark.parametrize(("arguments", "word"), [
     (("--notebook", "05_nothing"), "must be one of 01_preprocess.ipynb"),
     (("--timeout", "soon"), "whole number of seconds"),

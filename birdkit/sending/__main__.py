@@ -96,6 +96,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "sent-content": _sent_content,
     "package-sha256": lambda options: manifest.package_sha256(options.files[0]),
     "failure": lambda options: replies.failure(_stdin()),
+    "reason": lambda options: replies.reason(_stdin()),
     "dataset-status": lambda options: "\n".join(map(str, replies.dataset_status(_stdin()))),
     "check-upload": lambda options: replies.check_upload(_stdin()),
     "check-files": _files_there,

@@ -20,10 +20,13 @@ FAILURES = {
     "refused": r"Connection refused|Failed to establish a new connection|Name or service not known|"
                r"Temporary failure in name resolution|\b503\b|service unavailable",
     "server": r"\b5\d\d\b|server error|bad gateway|timed out|timeout|Connection aborted|Connection reset|"
-              r"RemoteDisconnected|ConnectionError",
-    "forbidden": r"\b403\b|forbidden|permission|denied|not authorized",
+              r"RemoteDisconnected|ConnectionError|problem on Kaggle's side",
+    "forbidden": r"\b403\b|forbidden|permission|denied|not authorized|don't have access",
     "absent": r"\b404\b|not found",
 }
+# What 2.2.5 adds below an error, after an empty line: advice, the same for each kind.
+ADVICE = re.compile(r"\n\n(?:You don't have access|The resource was not found|You have been rate limited|"
+                    r"This is a problem on Kaggle's side|If this is unexpected).*", re.DOTALL)
 STATES = {"complete": "complete", "error": "failed", "cancel_requested": "failed", "cancel_acknowledged": "failed",
           "queued": "waiting", "running": "waiting", "new_script": "waiting"}
 
@@ -51,6 +54,15 @@ def failure(text: str) -> str:
     'busy'
     """
     return next((kind for kind, words in FAILURES.items() if re.search(words, text, re.IGNORECASE)), "other")
+
+
+def reason(text: str) -> str:
+    """The line that says what went wrong: the last one, but for advice that the client adds.
+
+    >>> reason("403 - Permission was denied\\n\\nYou don't have access to this resource.\\nIf this is a competition, ...")
+    '403 - Permission was denied'
+    """
+    return ADVICE.sub("", text).strip().rpartition("\n")[2]
 
 
 def dataset_status(text: str) -> tuple[str, int]:
