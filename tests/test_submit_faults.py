@@ -153,20 +153,24 @@ def test_no_free_session_and_a_notebook_that_fails(there: Place) -> None:
     assert "line 30\n" in said and "line 79\n" in said and "line 29\n" not in said
 
 
-def test_an_answer_that_is_lost_then_out_of_time_then_missing_rows(there: Place) -> None:
-    """A push is not repeated when the first one arrived, and a run that is waited for too long can be taken up."""
+def test_an_answer_that_is_lost_and_rows_that_are_missing(there: Place) -> None:
+    """A push is not repeated when the first one arrived; a file that Kaggle would refuse costs no submission."""
     there.kaggle.answer("SaveKernel", error(503, "503 Service Unavailable"),
                         Reply(500, {"code": 500, "message": "500 Internal Server Error"}, late=True))
-    there.kaggle.answer("GetKernelSessionStatus", *[Reply(body={"status": "QUEUED"})] * 50)
-    status, _, said = there.submit("--resume", "--timeout", "1")
-    assert status == 9 and "still queued after 1 s; --resume goes on waiting" in said, said
-    [kernel] = there.kaggle.kernels.values()
-    assert there.kaggle.count("SaveKernel") == 2 and kernel.version == 1
-    there.kaggle.script.clear()
     there.kaggle.outputs["submission.csv"] = b"row_id,aldfly,barswa\nsoundscape_1_5,0.1,0.9\n"
     status, _, said = there.submit("--resume")
     assert status == 7 and "1 rows missing ['soundscape_1_10']" in said, said
+    [kernel] = there.kaggle.kernels.values()
+    assert there.kaggle.count("SaveKernel") == 2 and kernel.version == 1
     assert not there.kaggle.submissions
+
+
+def test_a_notebook_that_takes_too_long(there: Place) -> None:
+    """It goes on at Kaggle; whoever comes back later only looks again."""
+    there.pushed()
+    there.kaggle.answer("GetKernelSessionStatus", *[Reply(body={"status": "QUEUED"})] * 50)
+    status, _, said = there.submit("--resume", "--timeout", "1")
+    assert status == 9 and "still queued after 1 s; --resume goes on waiting" in said, said
 
 
 def test_another_wheel_was_loaded(there: Place) -> None:

@@ -59,7 +59,7 @@ def failure(text: str) -> str:
 def reason(text: str) -> str:
     """The line that says what went wrong: the last one, but for advice that the client adds.
 
-    >>> reason("403 - Permission was denied\\n\\nYou don't have access to this resource.\\nIf this is a competition, ...")
+    >>> reason("403 - Permission was denied\\n\\nYou don't have access to this resource.\\nIf this is ...")
     '403 - Permission was denied'
     """
     return ADVICE.sub("", text).strip().rpartition("\n")[2]
