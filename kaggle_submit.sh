@@ -163,7 +163,8 @@ stopped() {
 # Step 2.
 parse() {
     COMPETITION=${KAGGLE_COMPETITION:-} OWNER=${KAGGLE_OWNER:-} NOTEBOOK='' KERNEL_SLUG='' MESSAGE='' WEIGHTS=''
-    WHEELS=wheels WHEEL_DATASET=birdkit-wheels WEIGHTS_DATASET=birdkit-weights COMPETITION_DIR='' ACCELERATOR=default
+    WHEELS=$ROOT/wheels WHEEL_DATASET=birdkit-wheels WEIGHTS_DATASET=birdkit-weights
+    COMPETITION_DIR='' ACCELERATOR=default
     WHEEL_ONLY=0 NO_SUBMIT=0 DRY_RUN=0 RESUME=0 AGAIN=0 ALLOW_DIRTY=0 TIMEOUT=46800 POLL=10
     SETTINGS=() KERNELS=() DATASETS=()
     while (($#)); do
@@ -199,17 +200,22 @@ parse_value() {
         --kernel) KERNEL_SLUG=$2 ;;
         --input) KERNELS+=("$2") ;;
         --dataset) DATASETS+=("$2") ;;
-        --weights) WEIGHTS=$2 ;;
+        --weights) WEIGHTS=$(absolute "$2") ;;
         --accelerator) ACCELERATOR=$2 ;;
-        --wheels) WHEELS=$2 ;;
+        --wheels) WHEELS=$(absolute "$2") ;;
         --wheel-dataset) WHEEL_DATASET=$2 ;;
         --weights-dataset) WEIGHTS_DATASET=$2 ;;
         --message) MESSAGE=$2 ;;
-        --competition-dir) COMPETITION_DIR=$2 ;;
+        --competition-dir) COMPETITION_DIR=$(absolute "$2") ;;
         --timeout) TIMEOUT=$2 ;;
         --poll) POLL=$2 ;;
         *) die $USAGE "unknown option $1; see --help" ;;
     esac
+}
+
+# Paths are meant from where the script was called.
+absolute() {
+    if [[ $1 == /* ]]; then echo "$1"; else echo "$CALLED_FROM/$1"; fi
 }
 
 check_arguments() {
@@ -307,9 +313,11 @@ preflight() {
     ((!WHEEL_ONLY)) || return 0
     look competitions submission-limits "$COMPETITION"
     case $FAILURE in
-        '') ;;
+        '') ((DRY_RUN)) || say "submissions left today (none before you join): $(ask submissions-left <<<"$ANSWER")" ;;
         credentials) die $PREFLIGHT "Kaggle does not know you: get a token at kaggle.com/settings (README.md)" ;;
-        forbidden) die $PREFLIGHT "join $COMPETITION first: kaggle.com/competitions/$COMPETITION/rules ($(last_line))" ;;
+        forbidden)
+            die $PREFLIGHT "join $COMPETITION first: kaggle.com/competitions/$COMPETITION/rules ($(last_line))"
+            ;;
         absent) die $PREFLIGHT "there is no competition $COMPETITION ($(last_line))" ;;
         *) die $PREFLIGHT "Kaggle cannot be asked: $(last_line)" ;;
     esac
@@ -665,6 +673,7 @@ send() {
 SHOWN=''
 
 main() {
+    CALLED_FROM=$PWD
     ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
     cd "$ROOT"
     [[ -n ${VIRTUAL_ENV:-} || ! -x .venv/bin/python3 ]] || PATH=$ROOT/.venv/bin:$PATH

@@ -62,10 +62,10 @@ class Place:
 
     def start(self, *arguments: str, notebook: str = "04_ensemble_infer", **more: str) -> subprocess.Popen[str]:
         """The script, started in a group of its own, as a terminal starts it."""
-        command = ["./kaggle_submit.sh", "--competition", COMPETITION, "--owner", OWNER, "--notebook", notebook,
-                   "--poll", "0.02", *arguments]
+        command = [str(self.repository / "kaggle_submit.sh"), "--competition", COMPETITION, "--owner", OWNER,
+                   "--notebook", notebook, "--poll", "0.02", *arguments]
         # Where pytest runs in the background, its children ignore Ctrl-C unless told otherwise.
-        return subprocess.Popen(command, cwd=self.repository, env={**self.environment(), **more}, text=True,
+        return subprocess.Popen(command, cwd=self.home, env={**self.environment(), **more}, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
                                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None)
 

@@ -35,7 +35,7 @@ def test_one_command_from_a_commit_to_a_score_and_only_once(seed: Seed, tmp_path
     work = tmp_path / "work"
     (work / "round0_split1").mkdir(parents=True)
     (work / "round0_split1" / "best.safetensors").write_bytes(b"weights of a split")
-    arguments = ("--weights", str(work), "--message", "first try")
+    arguments = ("--weights", "../work", "--message", "first try")
     with place(seed.repository, tmp_path / "home") as there:
         status, out, said = there.submit(*arguments)
         assert status == 0, said
