@@ -28,6 +28,7 @@ what to run
   --dataset OWNER/SLUG a dataset to attach beside the wheels; may be repeated
   --weights WORK_DIR   send the checkpoints of a local work folder as a dataset, instead of attaching notebook 03
   --accelerator NAME   a machine of Kaggle's (default: NvidiaTeslaT4, which is two T4, for 03; else a CPU)
+  --internet           lets 01 to 03 use it, such as for pretrained weights from the hub; 04 is scored without
   --wheels DIR         other wheels to send along, such as openvino's (default: wheels)
   --wheel-dataset SLUG, --weights-dataset SLUG   (default: birdkit-wheels, birdkit-weights)
 
@@ -165,7 +166,7 @@ parse() {
     COMPETITION=${KAGGLE_COMPETITION:-} OWNER=${KAGGLE_OWNER:-} NOTEBOOK='' KERNEL_SLUG='' MESSAGE='' WEIGHTS=''
     WHEELS=$ROOT/wheels WHEEL_DATASET=birdkit-wheels WEIGHTS_DATASET=birdkit-weights
     COMPETITION_DIR='' ACCELERATOR=default
-    WHEEL_ONLY=0 NO_SUBMIT=0 DRY_RUN=0 RESUME=0 AGAIN=0 ALLOW_DIRTY=0 TIMEOUT=46800 POLL=10
+    WHEEL_ONLY=0 NO_SUBMIT=0 DRY_RUN=0 RESUME=0 AGAIN=0 ALLOW_DIRTY=0 INTERNET=0 TIMEOUT=46800 POLL=10
     SETTINGS=() KERNELS=() DATASETS=()
     while (($#)); do
         case $1 in
@@ -175,6 +176,7 @@ parse() {
             --resume) RESUME=1 ;;
             --again) AGAIN=1 ;;
             --allow-dirty) ALLOW_DIRTY=1 ;;
+            --internet) INTERNET=1 ;;
             -h | --help)
                 usage
                 exit $OK
@@ -260,6 +262,7 @@ choose_defaults() {
     fi
     [[ $NOTEBOOK != "$LAST_NOTEBOOK" || -z $ACCELERATOR ]] ||
         die $USAGE "--accelerator $ACCELERATOR: the competition scores notebook 04 on a CPU"
+    [[ $NOTEBOOK != "$LAST_NOTEBOOK" ]] || ((!INTERNET)) || die $USAGE "--internet: notebook 04 is scored without"
     DATASETS=("$OWNER/$WHEEL_DATASET" "${DATASETS[@]}")
     [[ -z $WEIGHTS ]] || DATASETS+=("$OWNER/$WEIGHTS_DATASET")
 }
@@ -275,7 +278,7 @@ lock() {
 open_state() {
     local arguments
     STATE=$RUNS/$OWNER/$COMPETITION/$KERNEL_SLUG/state.json
-    arguments="$NOTEBOOK ${SETTINGS[*]-} ${KERNELS[*]-} ${DATASETS[*]-} $ACCELERATOR $WEIGHTS"
+    arguments="$NOTEBOOK ${SETTINGS[*]-} ${KERNELS[*]-} ${DATASETS[*]-} $ACCELERATOR $WEIGHTS $INTERNET"
     if ((RESUME)); then
         [[ -f $STATE ]] || die $USAGE "nothing to resume: there is no $STATE"
         [[ $(get arguments) == "$arguments" ]] ||
@@ -683,6 +686,7 @@ main() {
     OUTPUT_DIR=$RUNS/$OWNER/$COMPETITION/$KERNEL_SLUG/output
     KERNEL_ARGUMENTS=(--owner "$OWNER" --slug "$KERNEL_SLUG" --competition "$COMPETITION" --accelerator "$ACCELERATOR"
         --datasets "${DATASETS[@]}" --kernels "${KERNELS[@]}")
+    ((!INTERNET)) || KERNEL_ARGUMENTS+=(--internet)
     SCRATCH=$(mktemp -d)
     trap 'rm -rf "$SCRATCH"' EXIT
     trap 'say "kaggle_submit: failed at line $LINENO: $BASH_COMMAND"; exit 1' ERR

@@ -62,6 +62,7 @@ def test_looks_become_rarer() -> None:
     (("--timeout", "soon"), "whole number of seconds"),
     (("--frobnicate", "1"), "unknown option"),
     (("--accelerator", "NvidiaTeslaT4"), "scores notebook 04 on a CPU"),
+    (("--internet",), "scored without"),
     (("--resume", "--kernel", "birdkit-other"), "nothing to resume"),
     (("--resume", "--set", "ROUND=1"), "started with other arguments"),
 ])

@@ -74,7 +74,7 @@ def test_one_command_from_a_commit_to_a_score_and_only_once(seed: Seed, tmp_path
 @pytest.mark.parametrize(("notebook", "arguments", "sources", "machine", "settings"), [
     ("01_preprocess", [], [], "", []),
     ("02_pseudolabel", ["--set", "ROUND=1"], ["01-preprocess", "03-train-fold"], "", ["ROUND = 1"]),
-    ("03_train_fold", [], ["01-preprocess"], "NvidiaTeslaT4", ["FOLD = [0, 1]"]),
+    ("03_train_fold", ["--internet"], ["01-preprocess"], "NvidiaTeslaT4", ["FOLD = [0, 1]"]),
 ])
 def test_the_notebooks_before_the_last(seed: Seed, tmp_path: Path, notebook: str, arguments: list[str],
                                        sources: list[str], machine: str, settings: list[str]) -> None:
@@ -85,7 +85,7 @@ def test_the_notebooks_before_the_last(seed: Seed, tmp_path: Path, notebook: str
         slug = f"{OWNER}/birdkit-{notebook.replace('_', '-')}"
         assert (status, out) == (0, f"https://www.kaggle.com/code/{slug}\n"), said
         request = there.kaggle.asked("SaveKernel")
-        assert request["slug"] == slug and request["enableInternet"] is False
+        assert request["slug"] == slug and request["enableInternet"] is ("--internet" in arguments)
         assert request.get("kernelDataSources", []) == [f"{OWNER}/birdkit-{name}" for name in sources]
         assert (request["machineShape"], request["enableGpu"]) == (machine, bool(machine))
         cells = json.loads(request["text"])["cells"]

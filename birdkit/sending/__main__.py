@@ -40,7 +40,7 @@ def _stage_weights(options: argparse.Namespace) -> str:
 
 def _kernel(options: argparse.Namespace) -> staging.Kernel:
     return staging.Kernel(options.owner, options.slug, options.competition, tuple(options.datasets),
-                          tuple(options.kernels), options.accelerator)
+                          tuple(options.kernels), options.accelerator, options.internet)
 
 
 def _stage_kernel(options: argparse.Namespace) -> str:
@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", default="")
     for name in ("datasets", "kernels"):
         parser.add_argument(f"--{name}", nargs="*", default=[])
+    parser.add_argument("--internet", action="store_true")
     parser.add_argument("--set", type=_pair, nargs="*", default=[])
     return parser
 

@@ -41,6 +41,7 @@ class Kernel:
     datasets     attached, "owner/slug" each
     kernels      other notebooks whose latest output is attached, "owner/slug" each
     accelerator  "" for a CPU, `T4_X2`
+    internet     for pretrained weights while training; a submission must do without
     """
 
     owner: str
@@ -49,6 +50,7 @@ class Kernel:
     datasets: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
     accelerator: str = ""
+    internet: bool = False
 
     def metadata(self, code_file: str) -> dict[str, Any]:
         """Every field that a push reads.
@@ -58,7 +60,7 @@ class Kernel:
         """
         return {"id": f"{self.owner}/{check_slug(self.slug)}", "title": title(self.slug), "code_file": code_file,
                 "language": "python", "kernel_type": "notebook", "is_private": True,
-                "enable_gpu": bool(self.accelerator), "enable_tpu": False, "enable_internet": False,
+                "enable_gpu": bool(self.accelerator), "enable_tpu": False, "enable_internet": self.internet,
                 "machine_shape": self.accelerator, "dataset_sources": list(self.datasets),
                 "competition_sources": [self.competition], "kernel_sources": list(self.kernels),
                 "model_sources": [], "keywords": []}
