@@ -223,8 +223,8 @@ def test_notebook_04_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(submit_run, "submit", lambda run: seen.append(run) or outcome)
     monkeypatch.setattr(report, "soundscape", lambda table, root: seen.append((table, root)))
     settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "ROUND": 2, "EARLIER": 1,
-                "BUNDLE": "openvino_int8", "ENSEMBLE": "best.toml", "GATE": "multiply", "CHANGES": {"window_shift": 2}, "SUBMISSION": "mine.csv",
-                "TIME_SHARE": 0.5, "COMPETITION_YEAR": 2024}
+                "BUNDLE": "openvino_int8", "ENSEMBLE": "best.toml", "GATE": "multiply", "CHANGES": {"window_shift": 2},
+                "SUBMISSION": "mine.csv", "TIME_SHARE": 0.5, "COMPETITION_YEAR": 2024}
     book = next(path for path in BOOKS if path.stem == "04_ensemble_infer")
     assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
     names: dict[str, Any] = {**parameters(book), **settings}
