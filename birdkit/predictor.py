@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from birdkit import checkpoint
-from birdkit.config import FrontEndConfig, RunConfig
+from birdkit.config import FrontEndConfig, Member, RunConfig
 from birdkit.export import TorchClassifier, export, has_openvino
 from birdkit.frontend import FrontEnd
 from birdkit.models.base import Model, lengthen
@@ -158,6 +158,16 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
                                         hash=loaded.hash, seen=loaded.seen,
                                         seen_content=loaded.seen_content, pseudo=loaded.pseudo))
     return predictors
+
+
+def ensemble_decision(predictors: Sequence[Predictor]) -> Member:
+    """What makes decisions of an ensemble's probabilities: the first predictor's. That others differ is logged."""
+    first, *others = [one.config.inference.decision for one in predictors]
+    differing = [one for one in others if one != first]
+    if differing:
+        log.warning("%d of %d predictors were trained with another decision than the first, which holds: %s, not %s",
+                    len(differing), len(predictors), first, differing[0])
+    return first
 
 
 def _choose_backend(asked: str, device: str, path: Path | str) -> str:

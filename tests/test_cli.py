@@ -68,7 +68,8 @@ def test_score_says_metric_value_and_interval_on_stdout(files: Path, capsys: pyt
 def test_check_accepts_a_good_file_and_refuses_a_bad_one(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit status is what a script goes by, the message what a person does."""
     arguments = ["check", str(files / "submission.csv"), str(files)]
-    assert cli.main(arguments) == 0 and "36 windows, 2 classes, probabilities as in 2025, ready" in capsys.readouterr().out
+    assert cli.main(arguments) == 0
+    assert "36 windows, 2 classes, probabilities as in 2025, ready" in capsys.readouterr().out
     (files / "submission.csv").write_bytes((files / "sample_submission.csv").read_bytes())
     assert cli.main(arguments) == 1
     said = capsys.readouterr()
