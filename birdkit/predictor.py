@@ -201,6 +201,16 @@ def _check_asked(bundle: Bundle, backend: str | None, precision: str | None, dev
             raise ValueError(f"{name} = {asked!r} is asked for, but {bundle.folder} was exported for {has!r}")
 
 
+def ensemble_decision(predictors: Sequence[Predictor]) -> Member:
+    """What makes decisions of an ensemble's probabilities: the first predictor's. That others differ is logged."""
+    first, *others = [one.config.inference.decision for one in predictors]
+    differing = [one for one in others if one != first]
+    if differing:
+        log.warning("%d of %d predictors were trained with another decision than the first, which holds: %s, not %s",
+                    len(differing), len(predictors), first, differing[0])
+    return first
+
+
 def _network(model: Model, backend: str, precision: str, threads: int) -> Callable[[Tensor], SEDOutput]:
     """The network behind a backend, compared with torch where it is another one."""
     if backend == "torch":

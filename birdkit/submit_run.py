@@ -13,7 +13,7 @@ import pandas as pd
 
 from birdkit import ensembles, inference, kaggle, profiles, submission
 from birdkit.config import InferenceConfig, Member
-from birdkit.predictor import load_predictors
+from birdkit.predictor import ensemble_decision, load_predictors
 from birdkit.profiles import Competition
 from birdkit.submission import SubmissionReport
 
@@ -102,7 +102,7 @@ def submit(run: SubmitRun) -> Submitted:
     writer = _Writer(run, competition, kaggle.Workspace(run.work_dir))
     writer.write_prior()
     models, gates = _load(run, writer.work)
-    writer.decision = models.predictors[0].config.inference.decision
+    writer.decision = ensemble_decision(models.predictors)
     predictions = inference.predict(
         writer.files, models.predictors, window_s=competition.window_s, classes=writer.classes, mean=models.mean,
         members=models.members, gates=gates, gate=run.gate, deadline=deadline, interim=writer.write,

@@ -1,6 +1,7 @@
 """From probabilities to heard or not: shares, invariances, and the first seed's penalty."""
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from birdkit.config import InferenceConfig, Member
 from birdkit.decisions import DECISIONS, decide
+from birdkit.predictor import ensemble_decision
 
 BIRDS = [f"bird{number}" for number in range(21)]
 
@@ -124,3 +126,15 @@ def test_what_is_no_table_of_probabilities_is_refused() -> None:
         decide(values, BIRDS, by("quantile"))
     with pytest.raises(ValueError, match=r"\(120, 21\).* rows of 20 classes"):
         decide(table(), BIRDS[:20], by("quantile"))
+
+
+def test_an_ensemble_decides_as_its_first_member_and_says_where_others_would_not(
+        caplog: pytest.LogCaptureFixture) -> None:
+    """A threshold is one for the whole submission: that of a model trained with another would go unseen."""
+    members = [SimpleNamespace(config=SimpleNamespace(inference=InferenceConfig(decision=by("quantile", q=q))))
+               for q in (0.85, 0.85, 0.9)]
+    assert ensemble_decision(members) == by("quantile", q=0.85)  # type: ignore[arg-type]
+    assert "1 of 3 predictors" in caplog.text and "0.9" in caplog.text
+    caplog.clear()
+    ensemble_decision(members[:2])  # type: ignore[arg-type]
+    assert not caplog.text

@@ -114,6 +114,12 @@ def test_every_step_gets_its_parameters(books: Path, tmp_path: Path, executed: C
         {**folders, "ROUND": 1, "EARLIER": 0, "SUBMISSION": "submission.csv"}]
 
 
+def test_a_stated_year_reaches_every_notebook(books: Path, tmp_path: Path, executed: Calls) -> None:
+    """Where the files fit two years, one notebook that recognises the other one spoils the run."""
+    pipeline.run(tmp_path / "in", tmp_path / "work", recipe="tiny", rounds=1, splits=[0], year=2024, notebooks=books)
+    assert len(executed) == 5 and {parameters["COMPETITION_YEAR"] for _, parameters in executed} == {2024}
+
+
 def test_the_recipe_says_what_to_train_unless_told(books: Path, tmp_path: Path, executed: Calls,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe is the whole run: a figure in the README is reproduced by its name alone."""

@@ -67,3 +67,23 @@ def test_a_competition_of_every_year_ends_in_a_file_that_its_host_takes(tmp_path
         assert tuple(validated["classes"]) == profiles.read_scored(generated.competition_dir)
     page = report.page(generated.competition_dir, tmp_path / "work", truth=generated.truth_path)
     assert competition.metric in page.read_text(encoding="utf-8")
+
+
+def test_a_competition_of_no_known_year_goes_the_same_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Next spring's files have other names, and fewer columns: the first submission must not wait for a release."""
+    generated = synthesis.generate(tmp_path / "birdclef-2031", year=2025, progress=False, **LEAST)
+    folder = generated.competition_dir
+    pd.read_csv(folder / "taxonomy.csv", dtype=str)[["primary_label"]].to_csv(folder / "names.csv", index=False)
+    clips = pd.read_csv(folder / "train.csv", dtype=str)[["primary_label", "filename"]]
+    clips.to_csv(folder / "clips.csv", index=False)
+    for name in ("taxonomy.csv", "train.csv"):
+        (folder / name).unlink()
+    left = run_all(generated, tmp_path / "work", SMALL)
+    assert left["competition"].guessed == left["written"].guessed and "guessed" in repr(left["written"])
+    assert (left["competition"].train_table, left["competition"].soundscape_s) == ("clips.csv", 10.0)
+    submission.validate(left["written"].path, folder)
+    audit = json.loads((tmp_path / "work" / "audit.json").read_text(encoding="utf-8"))
+    assert audit["settings"]["guessed"] == list(left["competition"].guessed) and audit["counts"]["recordings"] == 10
+    best = checkpoint.read_info(tmp_path / "work" / "round0_split0" / "best.safetensors")
+    assert best["config"]["task"]["metric"] == "macro_roc_auc" and best["config"]["task"]["soundscape_s"] == 10.0
+    assert "guessed: " in caplog.text
