@@ -76,7 +76,7 @@ def material(folder: Path | None, *, precision: str, calibration: Path | None = 
         if folder is None:
             log.warning("no audio is given: the bundle is measured on generated soundscapes, which no field has heard")
             where = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            made = synthesis.generate(where / "generated", n_recordings=28, n_train_soundscapes=0,
+            made = synthesis.generate(where / "generated", n_classes=8, n_recordings=16, n_train_soundscapes=0,
                                       n_test_soundscapes=GENERATED_FILES, longest_s=3.0, progress=False)
             files, name = _audio_of(made.competition_dir / "test_soundscapes"), "generated soundscapes"
         else:
@@ -100,7 +100,7 @@ def bundle_folder(path: Path | str, backend: str, precision: str, out: Path | No
 
 def export_bundle(path: Path | str, measured_on: Material, *, backend: str = "openvino", precision: str = "f32",
                   folder: Path | None = None, window_s: float | None = None) -> Exported:
-    """Export a checkpoint as a bundle that passed the gate. Whatever was in the folder before is replaced.
+    """Export a checkpoint as a bundle that passed the gate; a bundle that was in the folder before is replaced.
 
     int8 is tried on the whole network, and where the gate refuses that, with the head and the first convolution left
     as they are.
@@ -109,8 +109,8 @@ def export_bundle(path: Path | str, measured_on: Material, *, backend: str = "op
     window_s  of a row; None as the year of the run config has it
 
     Raises CheckpointError for a checkpoint that does not prove itself, ValueError for a backend or precision that is
-    not to be had, ImportError for missing packages, and ExportError, which leaves nothing on disk, where the bundle
-    is not the model.
+    not to be had, ImportError for missing packages, FileExistsError where the folder holds something else, and
+    ExportError, which leaves nothing on disk, where the bundle is not the model.
     """
     kind = exported_backend(backend)
     kind.check_precision(precision)
@@ -121,6 +121,8 @@ def export_bundle(path: Path | str, measured_on: Material, *, backend: str = "op
     loaded = checkpoint.load(path)
     seconds = profile(loaded.config.year).window_s if window_s is None else window_s
     target = folder or bundle_folder(path, backend, precision)
+    if target.exists() and not bundles.is_bundle(target):
+        raise FileExistsError(f"{target} is there and no bundle; it is not replaced")
     refused: list[str] = []
     for spare in (False, True) if precision == "int8" else (False,):
         spared = "the head and the first convolution" if spare else ""

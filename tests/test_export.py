@@ -159,7 +159,8 @@ def test_every_backend_keeps_the_contract(name: str, small_run: RunConfig, waves
     for batch in (image, image[:1]):
         said = classifier(batch)
         values = (said.clip_logits, said.segment_logits, said.attention)
-        assert [tuple(value.shape) for value in values] == [(len(batch), *shape) for shape in ((5,), (8, 5), (8, 5))]
+        shapes = [(len(batch), 5), *2 * [(len(batch), model.n_segments, 5)]]
+        assert [tuple(value.shape) for value in values] == shapes
         assert {value.dtype for value in values} == {torch.float32}
     assert (classifier.backend, classifier.precision, classifier.pooled) == (name, "f32", model.pooled)
     assert set(kind.precisions) <= set(PRECISIONS) and set(BACKENDS.names()) == set(ORDER)
