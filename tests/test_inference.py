@@ -152,6 +152,9 @@ def test_a_predictor_speaks_for_the_classes_it_is_given(small_run: RunConfig) ->
     both = values(predict_waves([("a", noise(10))], [one, two], window_s=5.0).table)
     assert np.allclose(both[:, :2], first[:, :2]) and np.allclose(both[:, 2:], ((first + second) / 2)[:, 2:])
     assert Ensemble([two, one], window_s=5.0).least == 2
+    named = [("a", lambda: soundscapes.SoundscapeWave(noise(10), RATE))]
+    heard = next(Ensemble([one, two], window_s=5.0).listen(named, faults={}))
+    assert np.isnan(heard.apart[1]).all(0).tolist() == [True, True, False, False]
     with pytest.raises(ValueError, match="2 classes are known to no predictor with a weight: ant, bee"):
         Ensemble([two], window_s=5.0)
 

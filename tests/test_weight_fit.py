@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from birdkit import weight_fit
 from birdkit.blending import blend
 from birdkit.comparison import Validated
 from birdkit.metrics import macro_roc_auc
@@ -58,6 +59,17 @@ def test_the_honest_gain_is_below_the_flattering_one_among_noisy_equals() -> Non
     flattering = [one.fitted.value - one.equal.value for one in found]
     assert np.mean(flattering) > np.mean([one.honest.value for one in found]) + 1e-4
     assert not all(one.is_worth_it for one in found)
+
+
+def test_shrinkage_moves_weights_back_to_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half shrunk is half way, wholly shrunk is equal, however good one member is: else the number is a decoration."""
+    found = {}
+    for shrinkage in (0.0, 0.5, 1.0):
+        monkeypatch.setattr(weight_fit, "SHRINKAGES", (shrinkage,))
+        found[shrinkage] = fit_weights(heard(0.7, 4.0))
+        assert found[shrinkage].shrinkage == shrinkage
+    free, half = found[0.0].weights["m0"], found[0.5].weights["m0"]
+    assert free > 0.7 and half == pytest.approx((free + 0.5) / 2) and found[1.0].weights["m0"] == 0.5
 
 
 def test_a_specialist_keeps_a_weight_for_what_only_it_knows() -> None:
