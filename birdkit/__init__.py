@@ -10,11 +10,11 @@ the one image; what is learnt, and how   frontend presets losses augmentations s
                                          soundscapes view
 backbone, unfold, a head over segments   models fingerprint
 one proven file; recordings to batches   checkpoint tables window_labels window_choice labelled_soundscapes
-                                         recording_labels teacher_table audio_store sources feeding data
-probabilities; tables; test material     predictor reading listening levels inference binding ensembles export
-                                         preprocess packing call_sources submission layouts synthesis
+                                         recording_labels teacher_table audio_store sources feeding data backends
+probabilities; tables; test material     parity export bundles predictor reading listening levels inference binding
+                                         ensembles preprocess packing call_sources submission layouts synthesis
 the three jobs, and the score            validation teacher_model distillation material trainer loop relabelling
-                                         run_files averaging training pseudolabel
+                                         run_files averaging training pseudolabel gate bundle_export
 the whole way, and which way is better   pipeline runs call_run label_run submit_run rounds plan experiments pictures
                                          report report_compare report_labels report_rounds catalogue cli
 """

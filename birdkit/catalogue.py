@@ -15,14 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from birdkit import audio
+from birdkit.backends import TorchClassifier, has_openvino
 from birdkit.config import FrontEndConfig, ModelConfig
-from birdkit.export import TorchClassifier, export, has_openvino, parity
+from birdkit.export import export
 from birdkit.frontend import FrontEnd
 from birdkit.kaggle import AUDIO_SUFFIXES
 from birdkit.models import MODELS, build_model
 from birdkit.models.base import Model
 from birdkit.models.heads import START_LOGIT
 from birdkit.pace import one_thread
+from birdkit.parity import parity
 from birdkit.presets import FRONT_ENDS
 from birdkit.settings import replace
 

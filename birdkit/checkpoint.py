@@ -77,7 +77,7 @@ def golden_wave(n_samples: int) -> Tensor:
     return torch.from_numpy(wave.astype(np.float32)).unsqueeze(0)
 
 
-def _golden(model: Model) -> dict[str, Tensor]:
+def golden_sample(model: Model) -> dict[str, Tensor]:
     """Image, logits and probabilities of the golden wave, for a model on the CPU in eval mode."""
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         image = model.frontend(golden_wave(model.frontend.config.n_samples))
@@ -116,7 +116,7 @@ def save(path: Path | str, model: Model, *, config: RunConfig, classes: Sequence
         raise CheckpointError(f"{path}: {len(classes)} class names ({len(set(classes))} distinct) "
                               f"for a model of {model.n_classes} classes")
     # On the CPU in float32: a GPU's tf32 convolutions would put its own rounding into the sample.
-    golden = _golden(copy.deepcopy(model).cpu().float().eval())
+    golden = golden_sample(copy.deepcopy(model).cpu().float().eval())
     broken = [name for name, value in golden.items() if not bool(value.isfinite().all())]
     if broken:
         raise CheckpointError(f"{path}: {', '.join(broken)} of the golden sample is not finite; the weights are broken")
@@ -176,7 +176,7 @@ def load(path: Path | str, *, device: str = "cpu") -> Checkpoint:
 def _prove(path: Path | str, model: Model, stored: dict[str, Tensor], written_with: dict[str, str]) -> None:
     """Raise CheckpointError unless the golden sample comes out as it did when the checkpoint was written."""
     faults = []
-    for name, value in _golden(model).items():
+    for name, value in golden_sample(model).items():
         if name not in stored:
             faults.append(f"{name} is missing")
         elif stored[name].shape != value.shape:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.command(options)
-    except (OSError, ValueError, KeyError, TypeError, PipelineError, JobsError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, PipelineError, JobsError) as error:
         if options.debug:
             raise
         sys.stderr.write(f"birdkit: {error}\n")
@@ -109,6 +109,23 @@ def train_calls_command(options: argparse.Namespace) -> None:
                               changes=dict(options.set), labelled=options.labelled, noise=options.noise,
                               year=options.year)
     _say(f"checkpoint: {call_run.train_calls(chosen).best}")
+
+
+def export_command(options: argparse.Namespace) -> None:
+    """Export checkpoints for another runtime, and say where the bundles are and what the gate measured."""
+    from birdkit import bundle_export
+
+    folders = [bundle_export.bundle_folder(path, options.backend, options.precision, options.out)
+               for path in options.checkpoints]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"two of these checkpoints would be exported to one folder: {sorted(map(str, folders))}")
+    with bundle_export.material(options.audio, precision=options.precision, calibration=options.calibration,
+                                truth=options.truth) as measured_on:
+        for path, folder in zip(options.checkpoints, folders, strict=True):
+            exported = bundle_export.export_bundle(path, measured_on, backend=options.backend, folder=folder,
+                                                   precision=options.precision, window_s=options.window)
+            spared = f"; left as they are: {exported.spared}" if exported.spared else ""
+            _say(f"bundle: {exported.folder}\n  {exported.report}{spared}")
 
 
 def compare_command(options: argparse.Namespace) -> None:
@@ -305,6 +322,18 @@ def _parser() -> argparse.ArgumentParser:
                          help="audio in which nothing calls")
     _add_year(command)
     command.set_defaults(command=train_calls_command)
+    command = commands.add_parser("export", help="write checkpoints as bundles for a fast runtime, and prove them")
+    command.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
+    command.add_argument("--backend", default="openvino", choices=("openvino", "onnxruntime"))
+    command.add_argument("--precision", default="f32", choices=("f32", "bf16", "f16", "int8"),
+                         help="only openvino has others than f32 (default: %(default)s)")
+    command.add_argument("--audio", type=Path, metavar="DIR", help="soundscapes to measure on (default: generated)")
+    command.add_argument("--calibration", type=Path, metavar="DIR",
+                         help="for the ranges of int8 (default: every fourth of those files)")
+    command.add_argument("--truth", type=Path, metavar="CSV", help="row_id and class columns of the soundscapes")
+    command.add_argument("--window", type=float, metavar="SECONDS", help="of a row (default: as the run's year)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="instead of beside each checkpoint")
+    command.set_defaults(command=export_command)
 
     command = commands.add_parser("compare", help="train a table of runs with several seeds each, and compare them")
     command.add_argument("table", type=Path, metavar="TABLE", help="a TOML file, see birdkit.plan.Table")

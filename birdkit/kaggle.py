@@ -166,13 +166,25 @@ class Workspace:
         found = self.look(self.recording_labels_path(round).name) if round > 0 else []
         return found[0] if found else None
 
-    def checkpoints(self, round: int, *, earlier: int = 0) -> list[Path]:
+    def checkpoints(self, round: int, *, earlier: int = 0, bundle: str = "") -> list[Path]:
         """The best checkpoint of every run of a round, and of as many `earlier` rounds: an ensemble.
 
         Those of `folder`, or where it has none of all attached outputs. MissingInputError if a round has none.
+
+        bundle  name of the folder that `birdkit export` wrote beside each checkpoint, such as "openvino_int8": these
+                bundles instead. MissingInputError where a checkpoint that is there has none
         """
         rounds = range(max(round - earlier, 0), round + 1)
-        return [path for number in rounds for path in self._find(f"round{number}_split*/best.safetensors")]
+        runs = [f"round{number}_split*" for number in rounds]
+        if not bundle:
+            return [path for run in runs for path in self._find(f"{run}/best.safetensors")]
+        found = [path.parent for run in runs for path in self._find(f"{run}/{bundle}/bundle.json")]
+        trained = {path.parent.name for run in runs for path in self.look(f"{run}/best.safetensors")}
+        without = sorted(trained - {path.parent.name for path in found})
+        if without:
+            raise MissingInputError(f"no {bundle} in {', '.join(without)}, but in {len(found)} other runs: export all "
+                                    "of them, or none")
+        return found
 
     def packed_dir(self) -> Path:
         """Where a packing of the recordings is written."""

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from birdkit import checkpoint
+from birdkit import bundles, checkpoint
+from birdkit.backends import AUTO, TorchClassifier, choose_backend
+from birdkit.bundles import Bundle, BundleError
 from birdkit.config import Member, RunConfig
-from birdkit.export import TorchClassifier, export, has_openvino
+from birdkit.export import export
 from birdkit.frontend import FrontEnd
 from birdkit.models.base import Model, lengthen
 from birdkit.output import SEDOutput, probabilities
@@ -132,45 +134,71 @@ def scaled(config: RunConfig, times: int) -> RunConfig:
 def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, precision: str | None = None,
                     threads: int = 0, device: str = "cpu",
                     changes: Mapping[str, Any] | None = None) -> list[Predictor]:
-    """The predictors of checkpoints in their order, each at every scale of its run config; proven by its golden sample
-    and, when exported, by parity with torch.
+    """The predictors of checkpoints and exported bundles in their order, each at every scale of its run config.
 
-    There is no front-end parameter: the front end is the checkpoint's.
+    A checkpoint is proven by its golden sample and, when it is converted, by parity with torch; a bundle by its files'
+    hashes and the golden sample, and is not converted again. There is no front-end parameter: the front end is the
+    checkpoint's.
 
-    backend    "openvino", "torch", or "auto" for OpenVINO where it is installed; None takes the run config's
-    precision  "f32" or "bf16"; None takes the run config's
-    threads    CPU threads of an OpenVINO network, 0 for all
+    backend    a name in birdkit.backends.BACKENDS, or "auto" for the first of openvino, onnxruntime and torch that is
+               installed; None takes the run config's. A bundle has its own, and is refused where another is asked for
+    precision  one of birdkit.backends.PRECISIONS, but for int8, which only bundles have; None takes the run config's,
+               or the bundle's
+    threads    CPU threads of a network that is not torch's, 0 for all
     device     "cpu", or a GPU, on which the backend is torch
     changes    to how every one of them predicts, such as {"clip_step_s": 2.5}: settings of InferenceConfig
 
-    Raises FileNotFoundError or CheckpointError (see birdkit.checkpoint.load), ExportError where the exported network
-    differs from the model, ImportError where "openvino" is asked for and not installed.
+    Raises FileNotFoundError, CheckpointError (see birdkit.checkpoint.load) or BundleError (see birdkit.bundles),
+    ExportError where the converted network differs from the model, ImportError where the packages of the backend that
+    is asked for are not installed.
     """
     predictors = []
     for path in paths:
+        if bundles.is_bundle(path):
+            bundle = bundles.read(path)
+            _check_asked(bundle, backend, precision or (changes or {}).get("precision"), device)
+            predictors += bundle_predictors(bundle, threads=threads, changes=changes)
+            continue
         loaded = checkpoint.load(path, device=device)
         config = dataclasses.replace(loaded.config, inference=replace(loaded.config.inference, **(changes or {})))
-        chosen = _choose_backend(backend or config.inference.backend, device, path)
+        at = precision or config.inference.precision
+        if at == "int8":
+            raise ValueError(f"{path}: int8 needs audio to measure its ranges on; load the bundle that "
+                             "`birdkit export --precision int8` makes of it")
+        chosen = choose_backend(backend or config.inference.backend, precision=at, device=device, of=str(path))
         for times in config.inference.scales:
             model = lengthen(loaded.model, times)
-            classify = _network(model, chosen, precision or config.inference.precision, threads)
-            predictors.append(Predictor(model.frontend, classify, config=scaled(config, times),
-                                        classes=loaded.classes, n_segments=model.n_segments, source=str(path),
-                                        hash=loaded.hash, seen=loaded.seen,
-                                        seen_content=loaded.seen_content, pseudo=loaded.pseudo))
+            predictors.append(Predictor(model.frontend, _network(model, chosen, at, threads),
+                                        config=scaled(config, times), classes=loaded.classes,
+                                        n_segments=model.n_segments, source=str(path), hash=loaded.hash,
+                                        seen=loaded.seen, seen_content=loaded.seen_content, pseudo=loaded.pseudo))
+        log.info("%s: %s at %s", path, chosen, at)
     return predictors
 
 
-def _choose_backend(asked: str, device: str, path: Path | str) -> str:
-    """ "openvino" or "torch"; "auto" takes what there is."""
-    if asked in ("openvino", "torch"):
-        return asked
-    if asked != "auto":
-        raise ValueError(f"backend = {asked!r}; it must be one of auto, openvino, torch")
-    if device == "cpu" and not has_openvino():
-        log.warning("openvino is not installed: %s runs on torch, several times slower", path)
-        return "torch"
-    return "openvino" if device == "cpu" else "torch"
+def bundle_predictors(bundle: Bundle, *, threads: int = 0,
+                      changes: Mapping[str, Any] | None = None) -> list[Predictor]:
+    """The predictors of a bundle, one for each of its networks, as `load_predictors` makes them."""
+    config = dataclasses.replace(bundle.config, inference=replace(bundle.config.inference, **(changes or {})))
+    opened = {one.times: one for one in bundles.open_networks(bundle, threads=threads)}
+    absent = [times for times in config.inference.scales if times not in opened]
+    if absent:
+        raise ValueError(f"{bundle.folder} was exported with the scales {tuple(opened)}; it has none for {absent}")
+    log.info("%s: %s at %s, made from %s", bundle.folder, bundle.backend, bundle.precision, bundle.checkpoint)
+    return [Predictor(one.frontend, one.classify, config=scaled(config, one.times), classes=bundle.classes,
+                      n_segments=one.n_segments, source=str(bundle.folder), hash=bundle.hash, seen=bundle.seen,
+                      seen_content=bundle.seen_content, pseudo=bundle.pseudo)
+            for one in (opened[times] for times in config.inference.scales)]
+
+
+def _check_asked(bundle: Bundle, backend: str | None, precision: str | None, device: str) -> None:
+    """Raise ValueError where something else is asked for than a bundle is, and BundleError where nobody let it pass."""
+    if not bundle.gate:
+        raise BundleError(f"{bundle.folder} was never compared with its model; export it with `birdkit export`")
+    for name, asked, has in (("backend", backend, bundle.backend), ("precision", precision, bundle.precision),
+                             ("device", device, "cpu")):
+        if asked not in (None, AUTO, has):
+            raise ValueError(f"{name} = {asked!r} is asked for, but {bundle.folder} was exported for {has!r}")
 
 
 def _network(model: Model, backend: str, precision: str, threads: int) -> Callable[[Tensor], SEDOutput]:
@@ -179,7 +207,7 @@ def _network(model: Model, backend: str, precision: str, threads: int) -> Callab
         return TorchClassifier(model, precision=precision)
     wave = checkpoint.golden_wave(model.frontend.config.n_samples)
     waves = torch.cat([wave, wave.flip(1), wave.roll(997, 1).square()])
-    return export(model, waves, precision=precision, threads=threads)
+    return export(model, waves, backend=backend, precision=precision, threads=threads)
 
 
 def join_outputs(parts: Sequence[SEDOutput]) -> SEDOutput:

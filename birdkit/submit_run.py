@@ -28,6 +28,8 @@ class SubmitRun:
     """What to predict, and with what.
 
     round       whose checkpoints predict, and of as many rounds before it as `earlier` says
+    bundle      name of the folder that `birdkit export` wrote beside each checkpoint, such as "openvino_int8", to use
+                these bundles; "" for the checkpoints
     ensemble    a TOML file of models, weights and the way to blend them (birdkit.ensembles) instead of those; "" for
                 none
     gate        what call detectors do, see birdkit.inference.predict; "" as the checkpoints say
@@ -42,6 +44,7 @@ class SubmitRun:
     work_dir: Path | str = ""
     round: int = 0
     earlier: int = 0
+    bundle: str = ""
     ensemble: str = ""
     gate: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -174,6 +177,6 @@ class _Writer:
 
 def _load(run: SubmitRun, work: kaggle.Workspace) -> tuple[ensembles.Prepared, Sequence[inference.Predictor]]:
     """The models, ready to be predicted with, and the call detectors."""
-    checkpoints = run.ensemble or work.checkpoints(run.round, earlier=run.earlier)
+    checkpoints = run.ensemble or work.checkpoints(run.round, earlier=run.earlier, bundle=run.bundle)
     return (ensembles.load_ensemble(checkpoints, competition_dir=run.competition_dir, work=work, changes=run.changes),
             load_predictors(work.call_detectors(), changes=run.changes))

@@ -16,8 +16,8 @@ import soxr
 import torch
 from torch import Tensor
 
+from birdkit.backends import has_openvino
 from birdkit.config import DistilConfig
-from birdkit.export import has_openvino
 from birdkit.tables import DataError
 from birdkit.teacher_table import match_classes
 

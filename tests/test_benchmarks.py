@@ -27,6 +27,8 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "bench_ensemble.py": ("--files 1 --rounds 1 --backbones test_resnet test_vit --backend torch",
                           ["end to end / sum of networks"]),
     "bench_memory.py": ("--few 2 --many 6", ["peak memory, many / few", "seconds a file, many / few"]),
+    "bench_export.py": ("--files 2 --rounds 1 --backbone test_resnet --ways openvino_f32",
+                        ["torch eager / openvino_f32", "librosa and torch eager / end to end, openvino_f32"]),
 }
 RATIO = re.compile(r"^  (.+ / .+): ([\d.]+)\b.*; (bar [<>]= [\d.]+|no bar on this device)$", re.MULTILINE)
 

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from birdkit.backends import has_openvino
 from birdkit.config import FrontEndConfig, ModelConfig
-from birdkit.export import export, has_openvino
+from birdkit.export import export
 from birdkit.folding import fold
 from birdkit.models.base import Model, build_model
 from birdkit.models.conformer import Conformer

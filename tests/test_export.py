@@ -1,28 +1,32 @@
 """The exported network against the model itself."""
-import builtins
 import functools
+import logging
 import multiprocessing
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from birdkit import export as exporting
-from birdkit.checkpoint import golden_wave
-from birdkit.config import OWN, FrontEndConfig, ModelConfig, RunConfig
-from birdkit.export import (
+from birdkit.backends import (
+    BACKENDS,
+    PRECISIONS,
+    Backend,
+    ExportedBackend,
     ExportError,
-    OpenVINOClassifier,
-    Parity,
     TorchClassifier,
-    export,
+    choose_backend,
+    exported_backend,
     has_openvino,
-    parity,
-    require_parity,
 )
+from birdkit.backends.choice import ORDER
+from birdkit.checkpoint import golden_wave
+from birdkit.config import OWN, FrontEndConfig, InferenceConfig, ModelConfig, RunConfig
+from birdkit.export import export
 from birdkit.models import HEADS, MODELS, build_model
 from birdkit.models.base import Model
 from birdkit.models.weight_standardisation import STANDARDISED
+from birdkit.parity import Parity, parity, require_parity
 from birdkit.presets import FRONT_ENDS
 from birdkit.settings import replace
 
@@ -50,7 +54,7 @@ class Patches(nn.Module):
 
 
 @functools.lru_cache
-def exported(frontend: FrontEndConfig, axis: str) -> tuple[Model, OpenVINOClassifier]:
+def exported(frontend: FrontEndConfig, axis: str) -> tuple[Model, ExportedBackend]:
     """A model and its export, made once for all tests that do not change the model."""
     run = RunConfig(frontend=frontend, model=ModelConfig(backbone="resnet10t", hidden=32, head_axis=axis))
     model = trained(run)
@@ -76,7 +80,7 @@ def trained(run: RunConfig, n_classes: int = 5) -> Model:
     return model.eval()
 
 
-def assert_agreement(model: Model, classifier: OpenVINOClassifier, waves: torch.Tensor) -> None:
+def assert_agreement(model: Model, classifier: Backend, waves: torch.Tensor) -> None:
     agreement = parity(model, classifier, waves)
     assert agreement.max_error <= 1e-4 * agreement.sigma and agreement.sigma > 0.02, str(agreement)
     assert agreement.attention_error <= 1e-4, str(agreement)
@@ -84,17 +88,18 @@ def assert_agreement(model: Model, classifier: OpenVINOClassifier, waves: torch.
     assert classifier(image).pooled == TorchClassifier(model)(image).pooled == model.pooled
 
 
-def assert_exports(model: ModelConfig, frontend: FrontEndConfig) -> None:
+def assert_exports(model: ModelConfig, frontend: FrontEndConfig, backend: str = "openvino") -> None:
     run = RunConfig(model=model, frontend=frontend)
     one = trained(run)
     waves = some_waves(run)
-    assert_agreement(one, export(one, waves), waves)
+    assert_agreement(one, export(one, waves, backend=backend), waves)
 
 
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("name", MODELS.names())
-def test_every_model_is_submitted_as_it_was_validated(name: str) -> None:
-    """A registered model that OpenVINO understands in another way would be found out by its score."""
-    assert_exports(MODELS.get(name).small, MODELS.get(name).small_frontend)
+def test_every_model_is_submitted_as_it_was_validated(name: str, backend: str) -> None:
+    """A registered model that a runtime understands in another way would be found out by its score."""
+    assert_exports(MODELS.get(name).small, MODELS.get(name).small_frontend, backend)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS.names() if MODELS.get(name).small.backbone == OWN])
@@ -145,6 +150,25 @@ def waves(small_run: RunConfig) -> torch.Tensor:
     return some_waves(small_run)
 
 
+@pytest.mark.parametrize("name", BACKENDS.names())
+def test_every_backend_keeps_the_contract(name: str, small_run: RunConfig, waves: torch.Tensor) -> None:
+    """float32 on the CPU for any batch, the precision by its name: what everything behind a backend relies on."""
+    model, kind = trained(small_run), BACKENDS.get(name)
+    classifier = TorchClassifier(model) if name == "torch" else export(model, waves, backend=name, threads=1)
+    image = model.frontend(waves)
+    for batch in (image, image[:1]):
+        said = classifier(batch)
+        values = (said.clip_logits, said.segment_logits, said.attention)
+        assert [tuple(value.shape) for value in values] == [(len(batch), *shape) for shape in ((5,), (8, 5), (8, 5))]
+        assert {value.dtype for value in values} == {torch.float32}
+    assert (classifier.backend, classifier.precision, classifier.pooled) == (name, "f32", model.pooled)
+    assert set(kind.precisions) <= set(PRECISIONS) and set(BACKENDS.names()) == set(ORDER)
+    assert InferenceConfig(backend=name).backend == name
+    unknown = next(one for one in [*PRECISIONS, "f64"] if one not in kind.precisions)
+    with pytest.raises(ValueError, match="must be one of f32"):
+        TorchClassifier(model, precision=unknown) if name == "torch" else kind.convert(model, precision=unknown)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("axis", ["time", "frequency"])
 def test_openvino_agrees_with_torch_from_the_wave_on(small_run: RunConfig, waves: torch.Tensor, axis: str) -> None:
     """What is submitted must be what was validated: 1e-4 of the logits' deviation, for any batch size."""
@@ -169,6 +193,7 @@ def test_the_precision_is_f32_unless_asked_otherwise(small_run: RunConfig, waves
     assert classifier.precision == "f32"
     with pytest.raises(ValueError, match="fp16"):
         export(model, waves, precision="fp16")
+    assert InferenceConfig().precision == "f32"
 
 
 def test_a_network_that_was_changed_after_export_fails_parity(small_run: RunConfig, waves: torch.Tensor) -> None:
@@ -209,15 +234,44 @@ def test_an_export_tells_nobody(small_run: RunConfig, waves: torch.Tensor, monke
     assert not started
 
 
-def test_openvino_is_missed_by_its_import_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a missing package may lead to torch; any other failure must be seen."""
-    assert has_openvino()
-    real = builtins.__import__
+def test_f16_rounds_the_weights_and_nothing_else(small_run: RunConfig, waves: torch.Tensor) -> None:
+    """Half the file at an error of some thousandths: weights have 11 bits, and the arithmetic stays in f32."""
+    model = trained(small_run)
+    agreement = parity(model, export(model, waves, precision="f16"), waves)
+    assert 1e-5 * agreement.sigma < agreement.max_error < 0.02 * agreement.sigma, str(agreement)
+    assert agreement.rank_agreement > 0.98
 
-    def without(name: str, *rest: object, **named: object) -> object:
-        if name == "openvino":
-            raise ImportError(name)
-        return real(name, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert not exporting.has_openvino()
+def test_bf16_is_f32_where_the_cpu_has_none(small_run: RunConfig, waves: torch.Tensor, monkeypatch, caplog) -> None:
+    """The scored rerun may be on another CPU than the rehearsal: it must not end there, and must say what it did."""
+    model, compiled = trained(small_run), []
+    real = openvino.Core.compile_model
+
+    def without_bf16(self, network, device, options):
+        compiled.append(real(self, network, device, {**options, "INFERENCE_PRECISION_HINT": "f32"}))
+        return compiled[-1]
+
+    monkeypatch.setattr(openvino.Core, "compile_model", without_bf16)
+    with caplog.at_level(logging.WARNING):
+        classifier = export(model, waves, precision="bf16")
+    assert classifier.precision == "f32" and "no bf16" in caplog.text and compiled
+    assert_agreement(model, classifier, waves)
+
+
+def test_auto_takes_the_first_backend_that_is_there(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    """Only a missing package may lead to a slower one, and it is said; asked for by name, it is an error."""
+    assert has_openvino() and choose_backend("auto") == "openvino"
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert not has_openvino() and choose_backend("auto", of="best") == "onnxruntime"
+    assert "openvino is not installed: best runs on onnxruntime" in caplog.text
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert choose_backend("auto") == "torch" == choose_backend("auto", precision="bf16")
+    assert "openvino, onnxscript are not installed" in caplog.text and "several times slower" in caplog.text
+    with pytest.raises(ImportError, match="onnxscript"):
+        choose_backend("onnxruntime")
+    with pytest.raises(ValueError, match="computes at 'f16'"):
+        choose_backend("auto", precision="f16")
+    with pytest.raises(ValueError, match="one of auto, openvino"):
+        choose_backend("onnx")
+    with pytest.raises(ValueError, match="no network of its own"):
+        exported_backend("torch")

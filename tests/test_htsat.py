@@ -12,8 +12,9 @@ from conftest import RATE, click, noise
 from torch import Tensor
 from torch.nn import functional
 
+from birdkit.backends import has_openvino
 from birdkit.config import FrontEndConfig
-from birdkit.export import export, has_openvino
+from birdkit.export import export
 from birdkit.models import build_model
 from birdkit.models.htsat import HTSAT
 from birdkit.output import probabilities

@@ -1,5 +1,6 @@
 """Soundscapes to window probabilities, on tones whose place in time is known."""
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import soundfile as sf
 import torch
 from conftest import RATE, noise, tone
 
-from birdkit import checkpoint, postprocess, predictor, soundscapes
+from birdkit import checkpoint, postprocess, soundscapes
 from birdkit.config import Member, RunConfig
 from birdkit.inference import (
     Ensemble,
@@ -268,12 +269,15 @@ def test_a_checkpoint_predicts_the_same_through_either_backend(small_run: RunCon
     assert (fast.classify.backend, plain.classify.backend) == ("openvino", "torch")  # type: ignore[attr-defined]
     assert fast.hash == plain.hash != "" and fast.seen == {"x.ogg"}
     assert np.allclose(*(predict_wave(wave, [one], window_s=5.0) for one in (fast, plain)), rtol=0, atol=1e-5)
-    monkeypatch.setattr(predictor, "has_openvino", lambda: False)
+    for name in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
     with caplog.at_level(logging.WARNING):
         assert load_predictors([path])[0].classify.backend == "torch"  # type: ignore[attr-defined]
-    assert "openvino is not installed" in caplog.text
+    assert "openvino, onnxruntime" in caplog.text and "not installed" in caplog.text
     with pytest.raises(ValueError, match="onnx"):
         load_predictors([path], backend="onnx")
+    with pytest.raises(ValueError, match="birdkit export"):
+        load_predictors([path], backend="openvino", precision="int8")
 
 
 def test_several_scales_are_the_mean_of_longer_and_longer_clips(small_run, tmp_path) -> None:

@@ -23,11 +23,11 @@ LAYERS = (
     "frontend losses augmentations sampling presets recipes soundscapes view optimisation",
     "models fingerprint",
     "checkpoint tables window_labels window_choice labelled_soundscapes recording_labels teacher_table audio_store "
-    "sources feeding data",
-    "inference listening predictor reading levels binding ensembles export preprocess packing call_sources submission "
-    "layouts synthesis",
+    "sources feeding data backends",
+    "inference listening predictor reading levels binding ensembles export parity bundles preprocess packing "
+    "call_sources submission layouts synthesis",
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
-    "pseudolabel",
+    "pseudolabel gate bundle_export",
     "runs call_run label_run submit_run plan experiments rounds pipeline pictures report report_compare report_labels "
     "report_rounds effects_run report_effects catalogue cli __main__",
 )

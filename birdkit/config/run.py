@@ -35,8 +35,9 @@ class InferenceConfig:
                  and four times as long and averages the probabilities (2021 second place: 5, 10 and 20 s). Only for
                  networks that take images of any width
     pool         of what a window's probability is made, one of POOLS
-    backend      "auto" (OpenVINO where it is installed), "openvino" or "torch"
-    precision    "f32" or "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it
+    backend      "openvino", "onnxruntime", "torch", or "auto" for the first of them that is installed
+    precision    "f32", "bf16" or "f16" (weights alone): always explicit, OpenVINO alone would pick bf16 where the CPU
+                 has it. "int8" is made by `birdkit export`, which measures it on audio
     postprocess  members of birdkit.postprocess, in order, applied per soundscape. What some need of a competition's
                  files (groups of classes, counts, what was heard where) is filled in by birdkit.binding when a run is
                  prepared, and stands in the checkpoint
@@ -67,8 +68,8 @@ class InferenceConfig:
         check_members(self.postprocess)
         in_unit("gate_threshold", self.gate_threshold)
         check_decision(self.decision)
-        one_of("backend", self.backend, ("auto", "openvino", "torch"))
-        one_of("precision", self.precision, ("f32", "bf16"))
+        one_of("backend", self.backend, ("auto", "openvino", "onnxruntime", "torch"))
+        one_of("precision", self.precision, ("f32", "bf16", "f16"))
         if self.window_shift < 0:
             raise ValueError(f"window_shift = {self.window_shift} must be a number of segments from 0 on")
         if self.doubled_context and (self.clip_step_s is None or self.scales != (1,)):
