@@ -23,7 +23,7 @@ from birdkit.predictor import Predictor, load_predictors
 from birdkit.rows import Rows
 from birdkit.settings import replace
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
-from birdkit.submission import row_id
+from birdkit.submission import window_id
 from birdkit.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _of_test(run: EffectsRun, models: Prepared, gates: list[Predictor], truth_pa
     paths, _ = kaggle.find_test_audio(run.competition_dir)
     opened: Opened = [(path.name, lambda path=path: SoundscapeFile(path)) for path in paths]  # type: ignore[misc]
     members, calls, files, end_s = _hear(models, gates, opened, classes, competition.window_s)
-    ids = pd.Index([row_id(file, end) for file, end in zip(files, end_s, strict=True)])
+    ids = pd.Index([window_id(file, end) for file, end in zip(files, end_s, strict=True)])
     missing, columns = truth.index.difference(ids), [name for name in classes if name not in truth.columns]
     if len(missing) or columns:
         raise ValueError(f"{truth_path}: {len(missing)} rows were not predicted: {profiles.some_of(list(missing))}; "

@@ -24,7 +24,7 @@ from birdkit.output import SEDOutput
 from birdkit.parity import MIN_RANK_AGREEMENT, Parity, allowed_error, output_parity, rank_agreements, require_parity
 from birdkit.predictor import Predictor, join_outputs
 from birdkit.profiles import ROW_ID
-from birdkit.submission import row_id
+from birdkit.submission import window_id
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _rows(predictors: Sequence[Predictor], files: Sequence[Path],
     if predictions.table.empty:
         raise ExportError(f"none of {len(files)} files can be predicted: {dict(predictions.faults.to_numpy())}")
     table = predictions.table
-    ids = [row_id(file, end_s) for file, end_s in zip(table["file"], table["end_s"], strict=True)]
+    ids = [window_id(file, end_s) for file, end_s in zip(table["file"], table["end_s"], strict=True)]
     rows = table.drop(columns=list(WINDOW_COLUMNS)).set_axis(pd.Index(ids), axis=0)
     return rows, [join_outputs(recorder.outputs) for recorder in recorders]
 
