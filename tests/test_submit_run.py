@@ -101,7 +101,7 @@ def test_it_is_replaced_whole_while_predicting(run: SubmitRun, monkeypatch: pyte
 SLOW = """
 import sys, time
 from pathlib import Path
-from birdkit.export import TorchClassifier
+from birdkit.backends import TorchClassifier
 from birdkit.submit_run import SubmitRun, submit
 
 classify = TorchClassifier.__call__
