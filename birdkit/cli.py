@@ -110,6 +110,8 @@ def train_calls_command(options: argparse.Namespace) -> None:
                               changes=dict(options.set), labelled=options.labelled, noise=options.noise,
                               year=options.year)
     _say(f"checkpoint: {call_run.train_calls(chosen).best}")
+
+
 def export_command(options: argparse.Namespace) -> None:
     """Export checkpoints for another runtime, and say where the bundles are and what the gate measured."""
     from birdkit import bundle_export

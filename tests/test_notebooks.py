@@ -222,13 +222,14 @@ def test_notebook_04_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     outcome = SimpleNamespace(table="table")
     monkeypatch.setattr(submit_run, "submit", lambda run: seen.append(run) or outcome)
     monkeypatch.setattr(report, "soundscape", lambda table, root: seen.append((table, root)))
-    settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "ROUND": 2, "EARLIER": 1,
-                "BUNDLE": "openvino_int8", "ENSEMBLE": "best.toml", "GATE": "multiply", "CHANGES": {"window_shift": 2},
-                "SUBMISSION": "mine.csv", "TIME_SHARE": 0.5, "COMPETITION_YEAR": 2024}
+    settings = {"COMPETITION_DIR": str(tmp_path), "COMPETITION_YEAR": 2024, "WORK_DIR": str(tmp_path / "work"),
+                "ROUND": 2, "EARLIER": 1, "BUNDLE": "openvino_f32", "ENSEMBLE": "best.toml", "GATE": "multiply",
+                "CHANGES": {"window_shift": 2}, "SUBMISSION": "mine.csv", "TIME_SHARE": 0.5}
     book = next(path for path in BOOKS if path.stem == "04_ensemble_infer")
     assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
     names: dict[str, Any] = {**parameters(book), **settings}
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
-    assert seen == [submit_run.SubmitRun(tmp_path, str(tmp_path / "work"), 2, 1, "openvino_int8", "best.toml",
-                                         "multiply", {"window_shift": 2}, "mine.csv", 0.5, 2024), ("table", tmp_path)]
+    wanted = submit_run.SubmitRun(tmp_path, str(tmp_path / "work"), 2, 1, "openvino_f32", "best.toml", "multiply",
+                                  {"window_shift": 2}, "mine.csv", 0.5, 2024)
+    assert seen == [wanted, ("table", tmp_path)]

@@ -101,7 +101,7 @@ def test_it_is_replaced_whole_while_predicting(run: SubmitRun, monkeypatch: pyte
 SLOW = """
 import sys, time
 from pathlib import Path
-from birdkit.export import TorchClassifier
+from birdkit.backends import TorchClassifier
 from birdkit.submit_run import SubmitRun, submit
 
 classify = TorchClassifier.__call__
@@ -117,17 +117,18 @@ submit(SubmitRun(Path(sys.argv[1]), sys.argv[2], every_s=0.2))
 
 def test_a_killed_run_leaves_a_valid_file(run: SubmitRun) -> None:
     """Kaggle kills what is over its limit: what was known by then must lie there, whole and valid."""
-    path = Path(run.work_dir) / "submission.csv"
-    ran = subprocess.Popen([sys.executable, "-c", SLOW, str(run.competition_dir), str(run.work_dir)],
-                           stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    path, said = Path(run.work_dir) / "submission.csv", Path(run.work_dir) / "said.txt"
+    with said.open("w") as stream:
+        ran = subprocess.Popen([sys.executable, "-c", SLOW, str(run.competition_dir), str(run.work_dir)],
+                               stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        until_s = time.monotonic() + 120
+        until_s = time.monotonic() + 300
         while not path.exists() or rows(path).nunique().max() < 3:  # until two windows are predicted
-            assert ran.poll() is None and time.monotonic() < until_s, ran.communicate()[1]
+            assert ran.poll() is None and time.monotonic() < until_s, said.read_text()
             time.sleep(0.02)
     finally:
-        ran.send_signal(signal.SIGKILL)
-        ran.communicate()
+        ran.kill()  # SIGKILL, which no program can answer
+        ran.wait()
     assert ran.returncode == -signal.SIGKILL
     table = submission.validate(path, run.competition_dir)
     assert len(table) == 96 and len(table.drop_duplicates()) < 17  # killed before the last of sixteen windows
