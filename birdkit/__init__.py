@@ -18,7 +18,7 @@ the three jobs, and the score            validation teacher_model distillation m
                                          run_files averaging training pseudolabel gate bundle_export
 the whole way, and which way is better   pipeline runs call_run label_run submit_run rounds plan experiments pictures
                                          report report_compare report_labels report_rounds effects_run report_effects
-                                         ensemble_making catalogue cli
+                                         ensemble_making catalogue commands cli
 """
 
 __version__ = "0.1.0"

@@ -14,6 +14,7 @@ from test_rounds import student
 
 import birdkit
 from birdkit import call_run, cli, experiments, jobs, plan, runs, synthesis
+from birdkit.commands import making
 from birdkit.pipeline import PipelineError
 
 
@@ -147,7 +148,7 @@ def test_pipeline_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
         seen.update(options, folders=folders)
         return Path("work/submission.csv")
 
-    monkeypatch.setattr(cli, "run", record)
+    monkeypatch.setattr(making, "run", record)
     changes = ["--set", "train__epochs=5", "model__backbone=resnet34", "--set", "inference__scales=[1, 2]"]
     assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3",
                      "--year", "2024", "--ensemble", "mine.toml", *changes]) == 0
@@ -164,7 +165,7 @@ def test_a_failed_notebook_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     def fail(*_: object, **__: object) -> Path:
         raise PipelineError("03_train_fold_round0_split0 failed in cell 7")
 
-    monkeypatch.setattr(cli, "run", fail)
+    monkeypatch.setattr(making, "run", fail)
     assert cli.main(["pipeline", "in", "work"]) == 1
     assert capsys.readouterr().err == "birdkit: 03_train_fold_round0_split0 failed in cell 7\n"
 
@@ -246,6 +247,6 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def stop(*_: object, **__: object) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run", stop)
+    monkeypatch.setattr(making, "run", stop)
     assert cli.main(["pipeline", "in", "work"]) == 130
     assert capsys.readouterr().err == "birdkit: stopped; the same command goes on from here\n"

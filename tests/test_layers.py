@@ -28,7 +28,7 @@ LAYERS = (
     "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
     "pseudolabel gate bundle_export",
     "runs call_run label_run submit_run plan experiments rounds pipeline pictures report report_compare report_labels "
-    "report_rounds effects_run report_effects ensemble_making catalogue cli __main__",
+    "report_rounds effects_run report_effects ensemble_making catalogue commands cli __main__",
 )
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
 FRONT_END_ONLY = {"stft", "istft", "ShortTimeFFT", "melspectrogram", "mel", "mel_frequencies", "power_to_db",

@@ -1,0 +1,117 @@
+"""Commands on the way from checkpoints to a submission, and what it is worth."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from birdkit.commands.base import Commands, add_competition, add_year, say, shown
+
+
+def add_to(commands: Commands) -> None:
+    """Add export, ensemble, effects, score, check."""
+    command = commands.add_parser("export", help="write checkpoints as bundles for a fast runtime, and prove them")
+    command.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
+    command.add_argument("--backend", default="openvino", choices=("openvino", "onnxruntime"))
+    command.add_argument("--precision", default="f32", choices=("f32", "bf16", "f16", "int8"),
+                         help="only openvino has others than f32 (default: %(default)s)")
+    command.add_argument("--audio", type=Path, metavar="DIR", help="soundscapes to measure on (default: generated)")
+    command.add_argument("--calibration", type=Path, metavar="DIR",
+                         help="for the ranges of int8 (default: every fourth of those files)")
+    command.add_argument("--truth", type=Path, metavar="CSV", help="row_id and class columns of the soundscapes")
+    command.add_argument("--window", type=float, metavar="SECONDS", help="of a row (default: as the run's year)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="instead of beside each checkpoint")
+    command.set_defaults(command=_export)
+
+    command = commands.add_parser("ensemble", help="write the file of an ensemble of trained runs")
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folder of notebook 03's run")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a TOML file, see birdkit.ensembles")
+    command.add_argument("--blend", default="probabilities", metavar="HOW", help="see birdkit.blending.blend")
+    command.add_argument("--fit", action="store_true", help="weights fitted to the validation of the runs' split, "
+                         "beside equal ones, and what that is worth on files it has not seen")
+    command.set_defaults(command=_ensemble)
+
+    command = commands.add_parser("effects", help="what every published post-processing does to the metric")
+    add_competition(command)
+    command.add_argument("--checkpoints", type=Path, nargs="+", metavar="FILE",
+                         help="of one split (default: those of round 0 in WORK_DIR)")
+    command.add_argument("--ensemble", default="", metavar="FILE", help="these models instead, see birdkit.ensembles")
+    command.add_argument("--truth", type=Path, help="measure on the test soundscapes that it has rows for (default: on "
+                         "the validation of the models' split)")
+    command.add_argument("--quantile", type=float, metavar="Q", help="score decisions: above this quantile of all "
+                         "probabilities or not (first seed: 0.85)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="for the CSV file (default: WORK_DIR)")
+    command.add_argument("--markdown", action="store_true", help="say the tables as markdown")
+    command.set_defaults(command=_effects)
+
+    command = commands.add_parser("score", help="score a submission against a truth")
+    command.add_argument("submission", type=Path, metavar="SUBMISSION")
+    command.add_argument("truth", type=Path, metavar="TRUTH")
+    command.add_argument("--year", type=int, required=True, help="whose metric")
+    command.add_argument("--metric", default="", metavar="NAME", help="another one, see birdkit.metrics.METRICS")
+    command.add_argument("--per-class", action="store_true", help="also the figures of every class, worst first")
+    command.set_defaults(command=_score)
+
+    command = commands.add_parser("check", help="check a submission before it is submitted")
+    command.add_argument("submission", type=Path, metavar="SUBMISSION")
+    command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
+    add_year(command)
+    command.set_defaults(command=_check)
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Export checkpoints for another runtime, and say where the bundles are and what the gate measured."""
+    from birdkit import bundle_export
+
+    folders = [bundle_export.bundle_folder(path, options.backend, options.precision, options.out)
+               for path in options.checkpoints]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"two of these checkpoints would be exported to one folder: {sorted(map(str, folders))}")
+    with bundle_export.material(options.audio, precision=options.precision, calibration=options.calibration,
+                                truth=options.truth) as measured_on:
+        for path, folder in zip(options.checkpoints, folders, strict=True):
+            exported = bundle_export.export_bundle(path, measured_on, backend=options.backend, folder=folder,
+                                                   precision=options.precision, window_s=options.window)
+            spared = f"; left as they are: {exported.spared}" if exported.spared else ""
+            say(f"bundle: {exported.folder}\n  {exported.report}{spared}")
+
+
+def _ensemble(options: argparse.Namespace) -> None:
+    """Write an ensemble of trained runs, with equal weights or also with fitted ones, and say what those are worth."""
+    from birdkit import ensemble_making
+
+    making = ensemble_making.Making(tuple(options.runs), options.out, options.blend)
+    say(ensemble_making.fit(making) if options.fit else ensemble_making.write_equal(making))
+
+
+def _effects(options: argparse.Namespace) -> None:
+    """Say what every published post-processing and way to blend does to the metric, and write it as CSV."""
+    from birdkit import effects_run, report_effects
+
+    run = effects_run.EffectsRun(options.competition_dir, options.work_dir, tuple(options.checkpoints or ()),
+                                 options.ensemble, options.truth, options.quantile)
+    measured = effects_run.measure_effects(run)
+    path = (options.out or options.work_dir) / f"{run.name}.csv"
+    report_effects.write_effects(measured, path)
+    say(f"{report_effects.effects_text(measured, markdown=options.markdown)}\n\n{path}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    """Say the year's metric of a submission with its 95 % interval, bootstrapped over soundscapes."""
+    from birdkit import submission
+    from birdkit.profiles import profile
+
+    metric = options.metric or profile(options.year).metric
+    interval = submission.score_interval(options.submission, options.truth, options.year, metric=metric)
+    say(f"{metric} {interval}")
+    if options.per_class:
+        say(shown(submission.score_classes(options.submission, options.truth)))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Say that a submission is as the host wants it, or what is wrong."""
+    from birdkit import profiles, submission
+
+    competition = profiles.recognise(options.competition_dir, year=options.year)
+    table = submission.validate(options.submission, options.competition_dir, competition)
+    say(f"{options.submission}: {len(table)} windows, {len(table.columns)} classes, {competition.row_format} as in "
+         f"{competition.year}, ready to submit{' if what was guessed is right' if competition.guessed else ''}")
