@@ -215,6 +215,8 @@ def test_next_springs_folder_is_read_from_its_files_and_the_guesses_are_said(
         assert any(fact in line for line in found.guessed)
     (folder / "names.csv").unlink()
     assert recognise(folder).class_table == "" and read_classes(folder) == ("owl", "frog")
+    (folder / "sample_submission.csv").write_text("row_id,owl,frog\nBC_1_15,0.5,0.5\n")
+    assert recognise(folder).window_s == 15.0
     (folder / "clips.csv").write_text("file,label\n")
     with pytest.raises(ProfileError, match=r"no table has the columns primary_label and filename.*clips.csv"):
         recognise(folder)

@@ -141,7 +141,7 @@ def _guess_times(folder: Path, nearest: Competition) -> dict[str, float]:
     ends = sorted({int(tail) for row in column(folder / SAMPLE, ROW_ID) if (tail := row.rpartition("_")[2]).isdigit()})
     window_s = nearest.window_s
     if ends and ends[0] > 0:
-        window_s = float(min(ends[0], *(second - one for one, second in itertools.pairwise([0, *ends]))))
+        window_s = float(min(second - one for one, second in itertools.pairwise([0, *ends])))
     places = ("test_soundscapes", *_FOLDERS["unlabelled"])
     found = (path for name in places if (folder / name).is_dir() for path in sorted((folder / name).iterdir()))
     for path in found:
