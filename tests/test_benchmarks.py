@@ -24,7 +24,7 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
                           2 * ["AudioStore.part / soundfile", "AudioStore.part / whole file"]),
     "bench_submission.py": ("--files 1 --rounds 1 --backbone test_resnet --backend torch",
                             ["end to end / network", "librosa and torch eager / end to end"]),
-    "bench_ensemble.py": ("--files 1 --rounds 1 --backbones test_resnet test_vit --backend torch",
+    "bench_ensemble.py": ("--files 1 --rounds 1 --backbones test_resnet test_efficientnet --backend torch",
                           ["end to end / sum of networks"]),
     "bench_memory.py": ("--few 2 --many 6", ["peak memory, many / few", "seconds a file, many / few"]),
     "bench_export.py": ("--files 2 --rounds 1 --backbone test_resnet --ways openvino_f32",
