@@ -8,6 +8,7 @@ working/; it is read when birdkit is imported, and by the install cell of the no
 """
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +16,10 @@ from pathlib import Path
 
 ROOT = Path(os.environ.get("BIRDKIT_KAGGLE_ROOT", "/kaggle"))
 INPUT_ROOTS = (ROOT / "input",)
-SIGNATURE = ("sample_submission.csv", "taxonomy.csv")
+SAMPLE = "sample_submission.csv"
+TABLES = ("taxonomy.csv", "train.csv", "train_metadata.csv")  # of which every competition since 2021 has one
 SOUNDSCAPE_FOLDERS = ("train_soundscapes", "unlabeled_soundscapes")
+RECORDING_FOLDERS = ("train_audio", "train_short_audio")
 AUDIO_SUFFIXES = (".ogg", ".flac", ".wav", ".mp3", ".opus")
 
 
@@ -49,8 +52,8 @@ def find_competition(slug: str, *, given: str | Path = "", roots: Sequence[str |
     """The folder of a competition's files.
 
     A path that is `given` wins. Otherwise <root>/<slug> (Kaggle until 2025), <root>/competitions/<slug> (2026), and
-    then, at most `depth` levels down, the only folder with both files of `SIGNATURE`. Raises MissingInputError where
-    there is none, and where several folders carry the signature and none has the name.
+    then, at most `depth` levels down, the only folder with a sample submission and one of `TABLES`. Raises
+    MissingInputError where there is none, and where several folders have them and none has the name.
     """
     if given:
         return _existing(given)
@@ -63,7 +66,7 @@ def find_competition(slug: str, *, given: str | Path = "", roots: Sequence[str |
         return signed[0]
     found = f"; {len(signed)} folders have them: {_listed(signed)}" if signed else ""
     raise MissingInputError(f"no competition {slug!r}: looked at {_listed(named)}, and {depth} levels down in "
-                        f"{_listed(roots)} for a folder with {' and '.join(SIGNATURE)}{found}. "
+                        f"{_listed(roots)} for a folder with {SAMPLE} and one of {', '.join(TABLES)}{found}. "
                         "Attach the competition to the notebook, or give the path of its files")
 
 
@@ -96,7 +99,8 @@ def find_test_audio(competition_dir: str | Path, *, rehearsal_files: int = 4) ->
     """The test soundscapes, sorted by name, and whether this is only a rehearsal.
 
     Kaggle fills test_soundscapes/ only in the scored rerun. When a version is saved it is empty: then the first
-    `rehearsal_files` training soundscapes stand in, so that the whole way is run and timed before it counts.
+    `rehearsal_files` training soundscapes stand in, or where a year has none (2022, 2023) recordings, so that the
+    whole way is run and timed before it counts.
     An empty folder in the rerun raises MissingInputError: going on would submit invented rows.
     """
     folder = Path(competition_dir)
@@ -106,10 +110,12 @@ def find_test_audio(competition_dir: str | Path, *, rehearsal_files: int = 4) ->
     if is_rerun():
         raise MissingInputError(f"this is the scored rerun, but {folder / 'test_soundscapes'} holds no audio "
                             f"({', '.join(AUDIO_SUFFIXES)})")
-    stand_ins = [path for name in SOUNDSCAPE_FOLDERS for path in _audio(folder / name)][:rehearsal_files]
+    places = [folder / name for name in (*SOUNDSCAPE_FOLDERS, *RECORDING_FOLDERS)]
+    audio = (path for place in places for inside in (place, *_subfolders(place)) for path in _audio(inside))
+    stand_ins = list(itertools.islice(audio, rehearsal_files))
     if not stand_ins:
         raise MissingInputError(f"no audio in {folder / 'test_soundscapes'}, nor, to rehearse with, in "
-                            f"{_listed(folder / name for name in SOUNDSCAPE_FOLDERS)}")
+                                f"{_listed(places)}")
     return stand_ins, True
 
 
@@ -261,7 +267,7 @@ def _existing(folder: str | Path) -> Path:
 
 
 def _is_competition(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in SIGNATURE)
+    return (folder / SAMPLE).is_file() and any((folder / name).is_file() for name in TABLES)
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
@@ -271,6 +277,10 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
         yield from level
         level = [child for folder in level if not _is_competition(folder)
                  for child in sorted(folder.iterdir()) if child.is_dir()]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def _audio(folder: Path) -> list[Path]:

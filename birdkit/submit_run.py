@@ -95,7 +95,8 @@ def submit(run: SubmitRun) -> Submitted:
 
     Without test files this is a rehearsal on training soundscapes; in the scored rerun that raises
     birdkit.kaggle.MissingInputError. So do a round without checkpoints and an ensemble's members that are nowhere;
-    SubmissionError where what was written is not what the host asks for.
+    SubmissionError where what was written is not what the host asks for. Where time is over before the first file, or
+    no file can be read, the prior stands, and that is logged as an error.
     """
     competition = profiles.recognise(run.competition_dir, year=run.year)
     deadline = kaggle.Deadline(competition.time_limit_s * run.time_share)
@@ -107,8 +108,11 @@ def submit(run: SubmitRun) -> Submitted:
         writer.files, models.predictors, window_s=competition.window_s, classes=writer.classes, mean=models.mean,
         members=models.members, gates=gates, gate=run.gate, deadline=deadline, interim=writer.write,
         every_s=run.every_s)
-    written = writer.write(predictions)
-    submission.validate(written.path, run.competition_dir, competition)
+    nothing = predictions.table.empty
+    written = writer.write_prior() if nothing else writer.write(predictions)
+    if nothing:  # to raise would lose a file that is complete, and with it the day's entry
+        log.error("nothing was predicted: every row of %s is the prior", written.path)
+    submission.validate(written.path, run.competition_dir, competition, may_be_constant=nothing)
     return Submitted(written, writer.odd(predictions), predictions.dropped, predictions.table, deadline)
 
 

@@ -118,6 +118,13 @@ def test_a_saved_version_rehearses_on_training_soundscapes(tmp_path: Path, folde
     assert [path.name for path in files] == ["0.ogg", "1.ogg"] and rehearsal
 
 
+def test_a_year_without_soundscapes_rehearses_on_recordings(tmp_path: Path) -> None:
+    """2022 and 2023 had none to train on: a version that could not be saved could not be submitted."""
+    touch(*(tmp_path / "train_audio" / bird / f"XC{n}.ogg" for bird in ("owl", "finch") for n in range(3)))
+    files, rehearsal = kaggle.find_test_audio(tmp_path)
+    assert [path.parent.name for path in files] == ["finch", "finch", "finch", "owl"] and rehearsal
+
+
 def test_a_rerun_without_test_audio_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent rehearsal in the scored run costs one of five submissions and scores 0.5."""
     touch(tmp_path / "train_soundscapes" / "a.ogg")

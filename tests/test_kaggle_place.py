@@ -158,11 +158,11 @@ def test_04_is_scored(place, generated: synthesis.Generated, trained: Session) -
 def test_04_writes_all_rows_when_time_is_short(place, generated: synthesis.Generated, trained: Session) -> None:
     """A scored run that is over its time scores nothing at all; one with neutral rows for the rest scores something.
 
-    Here time is over before the first file. All rows are there; a notebook that then refuses them as equal says so.
+    Here time is over before the first file. All rows are there, and the notebook ends well, for else they are lost.
     """
     one = place("2026", generated.competition_dir, train=trained)
     done = one.run("04_ensemble_infer", {**OF_ALL, "TIME_SHARE": 1e-9}, rerun=True)
-    assert done.status == 0 or "all 8 rows are equal" in done.log, done.log
+    assert done.status == 0 and "nothing was predicted: every row" in done.log, done.log
     assert len(pd.read_csv(done.working / "submission.csv").dropna()) == 2 * 4
 
 

@@ -1,6 +1,7 @@
 """A submission on disk: there before anything is heard, better every while, complete whatever happens to the run."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -207,3 +208,10 @@ def test_settings_that_cannot_be_meant_are_refused(run: SubmitRun, setting: str,
     """A share above one is a submission over the limit."""
     with pytest.raises(ValueError, match=setting):
         replace(run, **{setting: value})
+
+
+def test_no_time_at_all_leaves_the_prior_and_no_error(run: SubmitRun, caplog: pytest.LogCaptureFixture) -> None:
+    """A notebook that fails in its last cell loses a complete file and with it the day's entry."""
+    submitted = submit(dataclasses.replace(run, time_share=1e-9))
+    assert submitted.table.empty and "nothing was predicted" in caplog.text
+    assert np.allclose(rows(submitted.written.path), [[0.75, 0.25, 0.0]])
