@@ -39,7 +39,7 @@ def bind(members: Sequence[Member], competition_dir: Path | str) -> tuple[Member
         for option in FROM_COMPETITION:
             named = options.get(option, known.get(option))
             if option in known and isinstance(named, str):
-                options[option] = _read(option, named, Path(competition_dir))
+                options[option] = _read_labelled(option, named, Path(competition_dir))
         if options.get("prior") == {"cells": []}:
             log.warning("%s is left out: %s has no labelled soundscapes whose names say site or hour", member.name,
                         competition_dir)
@@ -48,7 +48,7 @@ def bind(members: Sequence[Member], competition_dir: Path | str) -> tuple[Member
     return tuple(bound)
 
 
-def _read(option: str, named: str, folder: Path) -> Mapping[str, Any]:
+def _read_labelled(option: str, named: str, folder: Path) -> Mapping[str, Any]:
     if option == "groups":
         groups = read_groups(folder, "scientific_name" if named == GENUS else named)
         return {name: group.split()[0] if named == GENUS else group
@@ -56,7 +56,7 @@ def _read(option: str, named: str, folder: Path) -> Mapping[str, Any]:
     wanted = RECORDINGS if option == "counts" else LABELLED_SOUNDSCAPES
     if named != wanted:
         raise ValueError(f"{option} = {named!r}; it must be {wanted!r}, or the data itself")
-    return _recordings(folder) if option == "counts" else _places(folder)
+    return _recordings(folder) if option == "counts" else _places_heard(folder)
 
 
 def _recordings(folder: Path) -> dict[str, int]:
@@ -66,7 +66,7 @@ def _recordings(folder: Path) -> dict[str, int]:
     return {name: int(counts.get(name, 0)) for name in read_scored(folder)}
 
 
-def _places(folder: Path) -> dict[str, Any]:
+def _places_heard(folder: Path) -> dict[str, Any]:
     """What was heard where and when in the host's labelled soundscapes."""
     competition = recognise(folder)
     if not competition.labelled:

@@ -123,7 +123,7 @@ def match_histograms(members: np.ndarray) -> np.ndarray:
     return matched
 
 
-def _mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _weighted_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The weighted mean over members; NaN where nobody has a weight."""
     total = weight.sum(0)
     mean = np.full(total.shape, np.nan)
@@ -141,12 +141,12 @@ def _same(values: np.ndarray) -> np.ndarray:
 
 
 BLENDS: dict[str, Way] = {
-    "probabilities": Way(_same, _mean, _same),
-    "logits": Way(logit, _mean, sigmoid),
-    "root_mean_square": Way(np.square, _mean, np.sqrt),
+    "probabilities": Way(_same, _weighted_mean, _same),
+    "logits": Way(logit, _weighted_mean, sigmoid),
+    "root_mean_square": Way(np.square, _weighted_mean, np.sqrt),
     "minimum": Way(_same, _minimum, _same),
-    "rank": Way(percentile_ranks, _mean, _same, whole=True),
-    "histogram": Way(match_histograms, _mean, _same, whole=True),
+    "rank": Way(percentile_ranks, _weighted_mean, _same, whole=True),
+    "histogram": Way(match_histograms, _weighted_mean, _same, whole=True),
 }
 
 

@@ -35,13 +35,13 @@ GENERATED_FILES = 6  # of a minute each, where there is no audio
 
 
 @dataclass(frozen=True)
-class Material:
+class GateAudio:
     """What a bundle is measured on.
 
     files        soundscapes for the gate
     calibration  files for the ranges of int8, apart from `files` where there are enough
     audio        both in words
-    truth        of the rows of `files`, see birdkit.gate.compare; None without
+    truth        of the rows of `files`, see birdkit.gate.measure_gate; None without
     """
 
     files: tuple[Path, ...]
@@ -60,8 +60,8 @@ class Exported:
 
 
 @contextlib.contextmanager
-def material(folder: Path | None, *, precision: str, calibration: Path | None = None,
-             truth: Path | None = None) -> Iterator[Material]:
+def gate_audio(folder: Path | None, *, precision: str, calibration: Path | None = None,
+             truth: Path | None = None) -> Iterator[GateAudio]:
     """The audio of a folder, or generated soundscapes where none is given, which is said.
 
     For int8 every fourth file is for its ranges and the others for the gate, unless other audio is given for that.
@@ -84,7 +84,7 @@ def material(folder: Path | None, *, precision: str, calibration: Path | None = 
         ranges = _audio_of(calibration) if calibration else files[::CALIBRATION_SHARE]
         if precision == "int8" and not calibration and len(files) > 1:
             files = [file for file in files if file not in ranges]
-        yield Material(tuple(files), tuple(ranges) if precision == "int8" else (), f"{len(files)} {name}", labels)
+        yield GateAudio(tuple(files), tuple(ranges) if precision == "int8" else (), f"{len(files)} {name}", labels)
 
 
 def bundle_folder(path: Path | str, backend: str, precision: str, out: Path | None = None) -> Path:
@@ -98,7 +98,7 @@ def bundle_folder(path: Path | str, backend: str, precision: str, out: Path | No
     return (run if out is None else out / run.absolute().name) / f"{backend}_{precision}"
 
 
-def export_bundle(path: Path | str, measured_on: Material, *, backend: str = "openvino", precision: str = "f32",
+def export_bundle(path: Path | str, measured_on: GateAudio, *, backend: str = "openvino", precision: str = "f32",
                   folder: Path | None = None, window_s: float | None = None) -> Exported:
     """Export a checkpoint as a bundle that passed the gate; a bundle that was in the folder before is replaced.
 
@@ -130,9 +130,9 @@ def export_bundle(path: Path | str, measured_on: Material, *, backend: str = "op
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            _write(partial, path, loaded, measured_on, backend=backend, precision=precision, spare=spare)
+            _write_networks(partial, path, loaded, measured_on, backend=backend, precision=precision, spare=spare)
             report = _measure(partial, path, measured_on, seconds)
-            gate.require(report, precision)
+            gate.require_gate(report, precision)
             bundles.seal(partial, report.to_dict() | {"spared": spared})
             _put(partial, target)
         except ExportError as error:
@@ -146,23 +146,23 @@ def export_bundle(path: Path | str, measured_on: Material, *, backend: str = "op
     raise ExportError(f"{path} is not exported for {backend} at {precision}. {'. '.join(refused)}")
 
 
-def _write(folder: Path, path: Path | str, loaded: Checkpoint, measured_on: Material, *, backend: str, precision: str,
-           spare: bool) -> None:
+def _write_networks(folder: Path, path: Path | str, loaded: Checkpoint, measured_on: GateAudio, *, backend: str,
+                    precision: str, spare: bool) -> None:
     """Convert a checkpoint at all its scales and write a bundle that has not passed the gate yet."""
     kind, networks = exported_backend(backend), []
     for times in loaded.config.inference.scales:
         model = lengthen(loaded.model, times)
         images = calibration_images(measured_on.calibration, model.frontend) if precision == "int8" else None
         networks.append((times, model, kind.convert(model, precision=precision, calibration=images, spare=spare)))
-    bundles.write(folder, path, loaded, networks, backend=backend, precision=precision)
+    bundles.write_bundle(folder, path, loaded, networks, backend=backend, precision=precision)
 
 
-def _measure(folder: Path, path: Path | str, measured_on: Material, window_s: float) -> GateReport:
+def _measure(folder: Path, path: Path | str, measured_on: GateAudio, window_s: float) -> GateReport:
     """A bundle, as it is read back from disk, beside the checkpoint, which is read anew: converting saw the other."""
-    exported = bundle_predictors(bundles.read(folder))
+    exported = bundle_predictors(bundles.read_bundle(folder))
     loaded = checkpoint.load(path)
     model = Predictor.of_model(loaded.model, loaded.config, loaded.classes)
-    return gate.compare(model, exported, measured_on.files, window_s=window_s, audio=measured_on.audio,
+    return gate.measure_gate(model, exported, measured_on.files, window_s=window_s, audio=measured_on.audio,
                         truth=measured_on.truth)
 
 

@@ -39,7 +39,7 @@ class BundleError(ValueError):
 
 
 @dataclass(frozen=True)
-class Network:
+class BundledNetwork:
     """One network of a bundle: the checkpoint's at one scale of its run config.
 
     times         clips of the front end that it sees at once
@@ -74,7 +74,7 @@ class Bundle:
     seen: frozenset[str]
     seen_content: frozenset[str]
     pseudo: frozenset[str]
-    networks: tuple[Network, ...]
+    networks: tuple[BundledNetwork, ...]
     gate: dict[str, Any]
 
 
@@ -93,7 +93,7 @@ def is_bundle(path: Path | str) -> bool:
     return (Path(path) / REPORT).is_file()
 
 
-def write(folder: Path, source: Path | str, loaded: Checkpoint, networks: Sequence[tuple[int, Model, Any]], *,
+def write_bundle(folder: Path, source: Path | str, loaded: Checkpoint, networks: Sequence[tuple[int, Model, Any]], *,
           backend: str, precision: str) -> None:
     """Write a bundle without its gate, which needs the written bundle; `seal` adds it.
 
@@ -109,7 +109,7 @@ def write(folder: Path, source: Path | str, loaded: Checkpoint, networks: Sequen
         classify = kind(kind.read(folder, stem), precision=precision, pooled=model.pooled)
         sample = golden_sample(model)
         golden |= {f"{stem}.{name}": value for name, value in sample.items()}
-        written.append(Network(times, stem, model.n_segments, model.pooled,
+        written.append(BundledNetwork(times, stem, model.n_segments, model.pooled,
                                _differences(_recomputed(model.frontend, classify), sample)))
     safetensors.torch.save_file(golden, folder / GOLDEN)
     needed = {name: importlib.metadata.version(name) for name in kind.needs}
@@ -127,7 +127,7 @@ def seal(folder: Path, gate: dict[str, Any]) -> None:
     _write_report(folder, content | {"gate": gate})
 
 
-def read(folder: Path | str) -> Bundle:
+def read_bundle(folder: Path | str) -> Bundle:
     """The bundle in a folder, its files compared with what its report says of them.
 
     Raises FileNotFoundError where there is none, and BundleError where the report or a file was changed, the front end
@@ -146,7 +146,7 @@ def read(folder: Path | str) -> Bundle:
     seen, seen_content, pseudo = (frozenset(content[name]) for name in SEEN)
     return Bundle(folder, content["backend"], content["precision"], made_from["file"], made_from["hash"],
                   from_dict(RunConfig, content["config"]), tuple(content["classes"]), seen, seen_content, pseudo,
-                  tuple(Network(**one) for one in content["networks"]), content["gate"])
+                  tuple(BundledNetwork(**one) for one in content["networks"]), content["gate"])
 
 
 def open_networks(bundle: Bundle, *, threads: int = 0) -> list[Opened]:

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 
 import birdkit
-from birdkit.commands import learning, making, submitting
+from birdkit.commands.learning import add_learning
+from birdkit.commands.making import add_making
+from birdkit.commands.submitting import add_submitting
 from birdkit.jobs import JobsError
 from birdkit.pipeline import PipelineError
 
@@ -37,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"birdkit {birdkit.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for part in (making, learning, submitting):
-        part.add_to(commands)
+    for add in (add_making, add_learning, add_submitting):
+        add(commands)
     return parser
 
 

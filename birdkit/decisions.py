@@ -7,21 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
-
-class NamedOptions(Protocol):
-    """A function of this module with its options, as a run config holds it."""
-
-    @property
-    def name(self) -> str:
-        """A key of DECISIONS."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Keyword arguments of the function."""
+from birdkit.postprocess.base import NamedOptions
 
 
 def by_threshold(probabilities: np.ndarray, classes: Sequence[str], *, threshold: float = 0.5,
@@ -91,7 +80,7 @@ DECISIONS: dict[str, Callable[..., np.ndarray]] = {
 _PENALTY = ("penalty", "shares")  # options of every one of them, see `decide`
 
 
-def check(how: NamedOptions) -> None:
+def check_decision(how: NamedOptions) -> None:
     """Raise KeyError for a name that DECISIONS does not hold, TypeError for an option that it does not take."""
     if how.name not in DECISIONS:
         raise KeyError(f"no decision named {how.name!r}; there is: {', '.join(sorted(DECISIONS))}")
@@ -116,7 +105,7 @@ def decide(probabilities: np.ndarray, classes: Sequence[str], how: NamedOptions)
     >>> decide(np.array([[0.8, 0.8]]), ["owl", "frog"], how)
     array([[False,  True]])
     """
-    check(how)
+    check_decision(how)
     values = np.asarray(probabilities, dtype=float)
     if values.ndim != 2 or values.shape[1] != len(classes) or not np.isfinite(values).all():
         raise ValueError(f"probabilities {values.shape}, {int((~np.isfinite(values)).sum())} of them not finite, must "

@@ -177,7 +177,7 @@ def _judged(found: Sequence[_Found]) -> tuple[Effect, ...]:
     for one in found:
         p = 1.0 if one.together is None else next(adjusted)
         effects.append(Effect(one.tried.label, one.tried.source, one.tried.said, one.alone, one.together, p,
-                              _verdict(one.alone or one.together, p)))
+                              _effect_verdict(one.alone or one.together, p)))
     return tuple(effects)
 
 
@@ -188,7 +188,7 @@ def _two_sided(draws: np.ndarray) -> float:
     return min(1.0, 2 * (float(tail) + 1) / (len(scored) + 1))
 
 
-def _verdict(interval: Interval | None, p: float) -> str:
+def _effect_verdict(interval: Interval | None, p: float) -> str:
     if interval is None:
         return MISSING
     if interval.low == interval.value == interval.high == 0:

@@ -23,7 +23,7 @@ from birdkit.predictor import Predictor, load_predictors
 from birdkit.rows import Rows
 from birdkit.settings import replace
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
-from birdkit.submission import read, window_id
+from birdkit.submission import read_submission, window_id
 from birdkit.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _of_test(run: EffectsRun, models: Prepared, gates: list[Predictor], truth_pa
     """On the test soundscapes that a truth has rows for."""
     competition = profiles.recognise(run.competition_dir)
     classes = profiles.read_scored(run.competition_dir, competition)
-    truth = read(truth_path, classes=classes)
+    truth = read_submission(truth_path, classes=classes)
     paths, _ = kaggle.find_test_audio(run.competition_dir)
     opened: Opened = [(path.name, lambda path=path: SoundscapeFile(path)) for path in paths]  # type: ignore[misc]
     members, calls, files, end_s = _hear(models, gates, opened, classes, competition.window_s)

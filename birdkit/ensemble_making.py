@@ -49,7 +49,7 @@ class Making:
     def ensemble(self, weights: Mapping[str, float], after: Mapping[str, tuple[Member, ...]] | None) -> EnsembleFile:
         """The ensemble with these weights by name; `after` what is done to each member before the blend, None for what
         the first one's checkpoint says, done to what is blended."""
-        members = tuple(EnsembleMember(_relative(path / BEST, self.out.parent), weights[name], name,
+        members = tuple(EnsembleMember(_path_from(path / BEST, self.out.parent), weights[name], name,
                                        postprocess=after[name] if after else ())
                         for name, path in zip(self.names, self.runs, strict=True) if weights[name] > 0)
         return EnsembleFile(members, self.blend, () if after else None)
@@ -61,7 +61,7 @@ def write_equal(making: Making) -> str:
     return f"{making.out}: {len(making.runs)} members with equal weights"
 
 
-def fit(making: Making) -> str:
+def write_fitted(making: Making) -> str:
     """Write an ensemble with fitted weights and, beside it, named with _equal, its twin; returns what the fit is worth.
 
     Weights are fitted to what the runs said of their validation, where each is post-processed by itself: so the
@@ -103,7 +103,7 @@ def _postprocess(one: Validated) -> tuple[Member, ...]:
     return tuple(from_dict(Member, member) for member in members)
 
 
-def _relative(path: Path, folder: Path) -> str:
+def _path_from(path: Path, folder: Path) -> str:
     """A path relative to a folder that it lies in, or absolute."""
     inside = path.resolve().is_relative_to(folder.resolve())
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix() if inside else str(path.resolve())

@@ -72,7 +72,7 @@ class GateReport:
         return asdict(self)
 
 
-def compare(model: Sequence[Predictor], exported: Sequence[Predictor], files: Sequence[Path], *, window_s: float,
+def measure_gate(model: Sequence[Predictor], exported: Sequence[Predictor], files: Sequence[Path], *, window_s: float,
             audio: str, truth: pd.DataFrame | None = None) -> GateReport:
     """Predict files with both and compare, from the waveform to the rows.
 
@@ -84,8 +84,8 @@ def compare(model: Sequence[Predictor], exported: Sequence[Predictor], files: Se
     Raises ExportError where the two name other classes or give other rows, or no file can be read, and ValueError
     where the truth names none of the rows or classes.
     """
-    wanted, wanted_outputs = _rows(model, files, window_s)
-    got, got_outputs = _rows(exported, files, window_s)
+    wanted, wanted_outputs = _predicted_rows(model, files, window_s)
+    got, got_outputs = _predicted_rows(exported, files, window_s)
     if set(wanted.columns) != set(got.columns) or not wanted.index.equals(got.index):
         raise ExportError(f"the exported network gives {got.shape[0]} rows of {got.shape[1]} classes, the model "
                           f"{wanted.shape[0]} of {wanted.shape[1]}, or others")
@@ -100,7 +100,7 @@ def compare(model: Sequence[Predictor], exported: Sequence[Predictor], files: Se
                       classes[lowest], auc, difference)
 
 
-def require(report: GateReport, precision: str) -> None:
+def require_gate(report: GateReport, precision: str) -> None:
     """Raise ExportError, with the numbers, where what was exported may not be used.
 
     f32  logits within 1e-4 of their sigma, rows within 1e-4
@@ -124,7 +124,7 @@ def require(report: GateReport, precision: str) -> None:
 
 
 def read_truth(path: Path | str) -> pd.DataFrame:
-    """A truth as `compare` takes it, from a csv of row_id and class columns; ValueError where it is not one."""
+    """A truth as `measure_gate` takes it, from a csv of row_id and class columns; ValueError where it is not one."""
     table = pd.read_csv(path, dtype={ROW_ID: str})
     if ROW_ID not in table.columns or table[ROW_ID].duplicated().any():
         raise ValueError(f"{path}: a truth has a column {ROW_ID!r} with a name for every row, each of them once")
@@ -143,7 +143,7 @@ class _Recorder:
         return self.outputs[-1]
 
 
-def _rows(predictors: Sequence[Predictor], files: Sequence[Path],
+def _predicted_rows(predictors: Sequence[Predictor], files: Sequence[Path],
           window_s: float) -> tuple[pd.DataFrame, list[SEDOutput]]:
     """The rows of files, ids as index and classes as columns; and all that each network said."""
     listening = [copy.copy(one) for one in predictors]

@@ -94,7 +94,8 @@ class Listener:
                 self._hear(group, [heard[piece.name] for piece in group], pace)
                 finished = [piece for piece in group if piece.last]
                 if finished:
-                    pace.done(len(finished), [_counts(group, one.view) for one in self.predictors[:plan.n_predictors]])
+                    heard_by = self.predictors[:plan.n_predictors]
+                    pace.done(len(finished), [_clip_counts(group, one.view) for one in heard_by])
                 for piece in finished:
                     yield heard.pop(piece.name).listened(piece)
 
@@ -129,7 +130,7 @@ def _joined(parts: Sequence[Images]) -> Tensor:
     return parts[0].images if len(parts) == 1 else torch.cat([part.images for part in parts])
 
 
-def _counts(group: Sequence[Piece], view: View) -> tuple[int, int]:
+def _clip_counts(group: Sequence[Piece], view: View) -> tuple[int, int]:
     """Images of a group: those that were made, and those of them that are needed."""
     return (sum(len(piece.images[view].starts) for piece in group),
             sum(int(piece.images[view].needed.sum()) for piece in group))

@@ -52,7 +52,7 @@ def package_sha256(source: str | Path | None = None) -> str:
     return digest.hexdigest()
 
 
-def write(work: kaggle.Workspace, notebook: str, names: Mapping[str, Any]) -> Path:
+def write_manifest(work: kaggle.Workspace, notebook: str, names: Mapping[str, Any]) -> Path:
     """Note in the work folder's `RUN_MANIFEST` what a notebook ran with, and return the file's path.
 
     The file holds one entry per notebook, since several share a work folder; a later run replaces its own. It appears
@@ -81,7 +81,7 @@ def write(work: kaggle.Workspace, notebook: str, names: Mapping[str, Any]) -> Pa
     return path
 
 
-def read(path: str | Path, notebook: str) -> dict[str, Any]:
+def read_manifest(path: str | Path, notebook: str) -> dict[str, Any]:
     """What `write` noted of one notebook; ManifestError where the file is no manifest or says nothing of it."""
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))

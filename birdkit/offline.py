@@ -62,7 +62,7 @@ class Wheel:
 
 
 @dataclass(frozen=True)
-class Choice:
+class WheelChoice:
     """Which of the attached wheels are installed, and what a person should know about the others."""
 
     wheels: tuple[Wheel, ...]
@@ -76,7 +76,7 @@ def find_wheels(inputs: Path | str) -> list[Wheel]:
     return [Wheel.read(path) for folder in sorted(folders) for path in sorted(folder.glob("*.whl"))]
 
 
-def choose(wheels: Iterable[Wheel], *, installed: Mapping[str, str], tags: Collection[Tag]) -> Choice:
+def choose(wheels: Iterable[Wheel], *, installed: Mapping[str, str], tags: Collection[Tag]) -> WheelChoice:
     """Of everything that is not installed yet the newest wheel for this Python.
 
     installed  versions of what is, by name
@@ -105,14 +105,14 @@ def choose(wheels: Iterable[Wheel], *, installed: Mapping[str, str], tags: Colle
         newest = max(wheel.version for wheel in fitting)
         best = [wheel for wheel in fitting if wheel.version == newest]
         if len({hashlib.sha256(wheel.path.read_bytes()).hexdigest() for wheel in best}) > 1:
-            raise OfflineError(f"two wheels are {name} {newest} and differ: {_listed(best)}. Detach the older one")
+            raise OfflineError(f"two wheels are {name} {newest} and differ: {_joined(best)}. Detach the older one")
         if older := [wheel for wheel in fitting if wheel.version != newest]:
-            notes.append(f"several versions of {name} are attached: {newest} is taken, not {_listed(older)}. "
+            notes.append(f"several versions of {name} are attached: {newest} is taken, not {_joined(older)}. "
                          "Detach the older one")
         chosen.append(best[0])
     if "openvino" not in by_name and "openvino" not in installed:
         notes.append(f"no wheel of openvino is attached: {SLOWER['openvino']}")
-    return Choice(tuple(chosen), tuple(notes))
+    return WheelChoice(tuple(chosen), tuple(notes))
 
 
 def install(wheels: Sequence[Wheel]) -> None:
@@ -122,7 +122,7 @@ def install(wheels: Sequence[Wheel]) -> None:
                "--no-index", "--no-deps", *(str(wheel.path) for wheel in wheels)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OfflineError(f"pip cannot install {_listed(wheels)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise OfflineError(f"pip cannot install {_joined(wheels)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def installed_versions() -> dict[str, str]:
@@ -131,7 +131,7 @@ def installed_versions() -> dict[str, str]:
     return {canonicalize_name(found.name): found.version for found in importlib.metadata.distributions(path=path)}
 
 
-def main(arguments: Sequence[str]) -> int:
+def run_offline(arguments: Sequence[str]) -> int:
     """Install from below the folder that is given, and say what from where; 1 where that cannot be done."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -147,9 +147,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _listed(wheels: Iterable[Wheel]) -> str:
+def _joined(wheels: Iterable[Wheel]) -> str:
     return ", ".join(str(wheel) for wheel in wheels)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_offline(sys.argv[1:]))

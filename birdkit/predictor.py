@@ -155,7 +155,7 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
     predictors = []
     for path in paths:
         if bundles.is_bundle(path):
-            bundle = bundles.read(path)
+            bundle = bundles.read_bundle(path)
             _check_asked(bundle, backend, precision or (changes or {}).get("precision"), device)
             predictors += bundle_predictors(bundle, threads=threads, changes=changes)
             continue

@@ -89,7 +89,7 @@ class ReadAhead:
         with ThreadPoolExecutor(self.workers, "birdkit-read") as pool:
             try:
                 for job in self._ahead(self._jobs(named, faults, pool), group):
-                    piece = _finished(job, faults)
+                    piece = _finished_file(job, faults)
                     if piece is None:
                         continue
                     if group and not (piece.first and piece.last):
@@ -148,7 +148,7 @@ class ReadAhead:
         return prepared
 
 
-def _finished(job: _Job, faults: dict[str, str]) -> Piece | None:
+def _finished_file(job: _Job, faults: dict[str, str]) -> Piece | None:
     """The piece of a job; None where its soundscape cannot be read."""
     if job.name in faults:
         return None

@@ -32,7 +32,7 @@ from birdkit.profiles import Competition, read_classes, recognise
 from birdkit.pseudolabel import SURE
 from birdkit.report_rounds import rounds_picture
 from birdkit.rounds import update_rounds
-from birdkit.submission import align, read, score_interval, window_id
+from birdkit.submission import align, read_submission, score_interval, window_id
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
 
@@ -180,7 +180,7 @@ def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str
         parts += ["<h2>Score</h2>", _scores(competition, work, truth, host), image_tag(per_class(submission, truth))]
     classes = read_classes(competition, host)
     table = _submitted_windows(submission, competition, host, classes)
-    known = None if truth is None else read(truth, classes=classes)
+    known = None if truth is None else read_submission(truth, classes=classes)
     shown = _by_name(table, known, host)
     parts += ["<h2>A soundscape</h2>", image_tag(soundscape(table, root=competition / "test_soundscapes", file=shown,
                                                         truth=_truth_rows(known, table, shown, host)))]
@@ -214,7 +214,7 @@ def _scores(competition: Path, work: Path, truth: Path | str, host: Competition)
 def _submitted_windows(submission: Path, competition: Path, host: Competition,
                        classes: Sequence[str]) -> pd.DataFrame:
     """A submission as a table of windows, files by name in the test folder."""
-    table = read(submission, classes=classes).reset_index()
+    table = read_submission(submission, classes=classes).reset_index()
     parts = table["row_id"].str.rsplit("_", n=1, expand=True)
     files = [path.name for path in (competition / "test_soundscapes").glob("*.*")
              if path.suffix.lower() in AUDIO_SUFFIXES]

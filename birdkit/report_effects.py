@@ -13,7 +13,7 @@ from birdkit.report_compare import markdown_table
 
 def effects_text(measured: Measured, *, markdown: bool = False) -> str:
     """Scores without anything, a table of post-processing, one of ways to blend, and what the verdicts mean."""
-    n, show = len(measured.names), markdown_table if markdown else _plain
+    n, show = len(measured.names), markdown_table if markdown else _plain_text
     score = f"{measured.alone} alone" + (f", {measured.together} together" if n > 1 else "")
     lines = [f"{measured.metric} on {measured.n_soundscapes} soundscapes, {n} model{'s' if n > 1 else ''}, nothing "
              f"done to them: {score}", "",
@@ -45,21 +45,21 @@ def _effects(measured: Measured, *, together: bool) -> pd.DataFrame:
     table = pd.DataFrame({"post-processing": [one.label for one in measured.effects],
                           "source": [one.source for one in measured.effects],
                           "published gain": [one.said for one in measured.effects],
-                          "models alone": [_difference(one.alone) for one in measured.effects],
-                          "together": [_difference(one.together) for one in measured.effects],
+                          "models alone": [_difference_text(one.alone) for one in measured.effects],
+                          "together": [_difference_text(one.together) for one in measured.effects],
                           "verdict": [one.verdict for one in measured.effects]})
     return table if together else table.drop(columns="together")
 
 
 def _blends(effects: Sequence[Effect]) -> pd.DataFrame:
     return pd.DataFrame({"blend": [one.label for one in effects],
-                         "difference": [_difference(one.together) for one in effects],
+                         "difference": [_difference_text(one.together) for one in effects],
                          "verdict": [one.verdict for one in effects]})
 
 
-def _difference(interval: Interval | None) -> str:
+def _difference_text(interval: Interval | None) -> str:
     return f"{interval.value:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]" if interval else ""
 
 
-def _plain(table: pd.DataFrame) -> str:
+def _plain_text(table: pd.DataFrame) -> str:
     return table.to_string(index=False)

@@ -102,7 +102,7 @@ def submit(run: SubmitRun) -> Submitted:
     deadline = kaggle.Deadline(competition.time_limit_s * run.time_share)
     writer = _Writer(run, competition, kaggle.Workspace(run.work_dir))
     writer.write_prior()
-    models, gates = _load(run, writer.work)
+    models, gates = _load_models(run, writer.work)
     writer.decision = ensemble_decision(models.predictors)
     predictions = inference.predict(
         writer.files, models.predictors, window_s=competition.window_s, classes=writer.classes, mean=models.mean,
@@ -179,7 +179,7 @@ class _Writer:
                                 path=self.path, decision=self.decision)
 
 
-def _load(run: SubmitRun, work: kaggle.Workspace) -> tuple[ensembles.Prepared, Sequence[inference.Predictor]]:
+def _load_models(run: SubmitRun, work: kaggle.Workspace) -> tuple[ensembles.Prepared, Sequence[inference.Predictor]]:
     """The models, ready to be predicted with, and the call detectors."""
     checkpoints = run.ensemble or work.checkpoints(run.round, earlier=run.earlier, bundle=run.bundle)
     return (ensembles.load_ensemble(checkpoints, competition_dir=run.competition_dir, work=work, changes=run.changes),

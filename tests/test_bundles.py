@@ -11,7 +11,7 @@ from settled import CLASSES, settled_config, write_checkpoint, write_soundscapes
 
 from birdkit import bundle_export, bundles, frontend, gate
 from birdkit.backends import OnnxClassifier, OpenVINOClassifier
-from birdkit.bundle_export import Exported, Material, export_bundle
+from birdkit.bundle_export import Exported, GateAudio, export_bundle
 from birdkit.bundles import BundleError
 from birdkit.cli import main
 from birdkit.inference import predict_wave
@@ -20,22 +20,22 @@ from birdkit.predictor import load_predictors
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported, Material]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported, GateAudio]:
     """A checkpoint, its bundle for OpenVINO at f32, and the audio it was measured on."""
     folder = tmp_path_factory.mktemp("made")
     path = write_checkpoint(folder / "round0_split0" / "best.safetensors")
-    material = Material(tuple(write_soundscapes(folder / "audio")), (), "3 files")
+    material = GateAudio(tuple(write_soundscapes(folder / "audio")), (), "3 files")
     return path, export_bundle(path, material), material
 
 
 @pytest.fixture
-def copied(made: tuple[Path, Exported, Material], tmp_path: Path) -> Path:
+def copied(made: tuple[Path, Exported, GateAudio], tmp_path: Path) -> Path:
     """A bundle that a test may spoil, with its checkpoint above it."""
     shutil.copytree(made[0].parent, tmp_path / "run")
     return tmp_path / "run" / "openvino_f32"
 
 
-def test_a_bundle_predicts_what_its_checkpoint_does(made: tuple[Path, Exported, Material]) -> None:
+def test_a_bundle_predicts_what_its_checkpoint_does(made: tuple[Path, Exported, GateAudio]) -> None:
     """What is submitted through a bundle must be what was validated, in the same columns, as the same teacher."""
     path, exported, _ = made
     assert exported.folder == path.parent / "openvino_f32"
@@ -47,7 +47,7 @@ def test_a_bundle_predicts_what_its_checkpoint_does(made: tuple[Path, Exported, 
     assert np.allclose(*(predict_wave(wave, [one], window_s=5.0) for one in (bundle, plain)), rtol=0, atol=1e-6)
 
 
-def test_a_bundle_loads_where_nothing_converts(made: tuple[Path, Exported, Material], monkeypatch) -> None:
+def test_a_bundle_loads_where_nothing_converts(made: tuple[Path, Exported, GateAudio], monkeypatch) -> None:
     """Kaggle's timed run has neither nncf nor onnx, and no minutes to convert in."""
     for name in ("nncf", "onnx", "onnxscript"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -56,7 +56,7 @@ def test_a_bundle_loads_where_nothing_converts(made: tuple[Path, Exported, Mater
     assert len(load_predictors([made[1].folder])) == 1
 
 
-def test_an_onnx_bundle_needs_onnxruntime_alone(made: tuple[Path, Exported, Material], tmp_path: Path,
+def test_an_onnx_bundle_needs_onnxruntime_alone(made: tuple[Path, Exported, GateAudio], tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """Where OpenVINO's wheel does not install, the other runtime is all there is."""
     path, _, material = made
@@ -71,7 +71,7 @@ def test_an_onnx_bundle_needs_onnxruntime_alone(made: tuple[Path, Exported, Mate
         load_predictors([exported.folder])
 
 
-def test_another_backend_or_precision_than_the_bundles_is_an_error(made: tuple[Path, Exported, Material]) -> None:
+def test_another_backend_or_precision_than_the_bundles_is_an_error(made: tuple[Path, Exported, GateAudio]) -> None:
     """Somebody who asks for f32 and is given int8 believes a figure that he did not measure."""
     folder = made[1].folder
     with pytest.raises(ValueError, match="exported for 'openvino'"):
@@ -161,7 +161,7 @@ def _spoiled(model):
     return model
 
 
-def test_every_scale_has_its_network(made: tuple[Path, Exported, Material], tmp_path: Path) -> None:
+def test_every_scale_has_its_network(made: tuple[Path, Exported, GateAudio], tmp_path: Path) -> None:
     """The 2021 second place's three lengths of clips, in one bundle."""
     path = write_checkpoint(tmp_path / "run" / "best.safetensors", settled_config(inference__scales=(1, 2)))
     found = load_predictors([export_bundle(path, made[2]).folder])
@@ -192,7 +192,7 @@ def test_the_command_exports_beside_the_checkpoint_or_elsewhere(made, tmp_path: 
 def test_without_audio_the_bundle_is_measured_on_generated_soundscapes(caplog, monkeypatch) -> None:
     """A figure on sounds that no field has heard must not be taken for one on real audio."""
     monkeypatch.setattr(bundle_export, "GENERATED_FILES", 1)
-    with bundle_export.material(None, precision="f32") as material:
+    with bundle_export.gate_audio(None, precision="f32") as material:
         assert len(material.files) == 1 and all(file.is_file() for file in material.files)
         assert material.audio == "1 generated soundscapes"
     assert "no field has heard" in caplog.text and not material.files[0].exists()
@@ -201,14 +201,14 @@ def test_without_audio_the_bundle_is_measured_on_generated_soundscapes(caplog, m
 def test_ranges_are_measured_on_other_files_than_the_gate_hears(made) -> None:
     """Ranges fitted to the very files that judge them would pass the gate and clip on Kaggle."""
     folder = made[2].files[0].parent
-    with bundle_export.material(folder, precision="int8") as material:
+    with bundle_export.gate_audio(folder, precision="int8") as material:
         assert material.calibration and not set(material.calibration) & set(material.files)
         assert len(material.calibration) + len(material.files) == 3
-    with bundle_export.material(folder, precision="int8", calibration=folder) as material:
+    with bundle_export.gate_audio(folder, precision="int8", calibration=folder) as material:
         assert len(material.calibration) == len(material.files) == 3
 
 
-def test_a_run_without_its_bundle_is_named(made: tuple[Path, Exported, Material], tmp_path: Path) -> None:
+def test_a_run_without_its_bundle_is_named(made: tuple[Path, Exported, GateAudio], tmp_path: Path) -> None:
     """Four of five models exported: the fifth must not be left out of the ensemble in silence."""
     shutil.copytree(made[0].parent, tmp_path / "round0_split0")
     work = Workspace(tmp_path, roots=())
@@ -221,7 +221,7 @@ def test_a_run_without_its_bundle_is_named(made: tuple[Path, Exported, Material]
         work.checkpoints(0, bundle="openvino_int8")
 
 
-def test_the_report_says_what_was_measured(made: tuple[Path, Exported, Material]) -> None:
+def test_the_report_says_what_was_measured(made: tuple[Path, Exported, GateAudio]) -> None:
     """Months later the folder itself must say how far it is from its model, and on what that was heard."""
     kept = json.loads((made[1].folder / "bundle.json").read_text())
     assert kept["gate"]["audio"] == "3 files" and kept["gate"]["rows"] == 12 and kept["gate"]["files"] == 3

@@ -14,7 +14,7 @@ from birdkit import checkpoint, gate
 from birdkit.backends import ExportError, TorchClassifier
 from birdkit.config import Member
 from birdkit.frontend import FrontEnd
-from birdkit.gate import GateReport, compare, read_truth, require
+from birdkit.gate import GateReport, measure_gate, read_truth, require_gate
 from birdkit.metrics import Interval
 from birdkit.output import SEDOutput
 from birdkit.parity import Parity, rank_agreements
@@ -40,7 +40,7 @@ def model_of(loaded: checkpoint.Checkpoint, **changes) -> Predictor:
 
 def measured(loaded, exported: Predictor, truth: pd.DataFrame | None = None) -> GateReport:
     one, files = loaded
-    return compare([model_of(one)], [exported], files, window_s=5.0, audio="4 files", truth=truth)
+    return measure_gate([model_of(one)], [exported], files, window_s=5.0, audio="4 files", truth=truth)
 
 
 def changed(loaded: checkpoint.Checkpoint, change: Callable[[SEDOutput], SEDOutput]) -> Predictor:
@@ -68,7 +68,7 @@ def test_the_same_network_passes_at_every_precision(loaded) -> None:
     report = measured(loaded, model_of(loaded[0]))
     assert (report.files, report.rows, report.row_error, report.rank_min) == (4, 16, 0.0, pytest.approx(1.0))
     for precision in ("f32", "bf16", "f16", "int8"):
-        require(report, precision)
+        require_gate(report, precision)
 
 
 def test_a_changed_weight_is_caught(loaded) -> None:
@@ -77,7 +77,7 @@ def test_a_changed_weight_is_caught(loaded) -> None:
     with torch.no_grad():
         other.head.classifier.bias[1] += 0.01  # type: ignore[union-attr, operator, index]
     with pytest.raises(ExportError, match=r"differ by up to 0\.01"):
-        require(measured(loaded, model_of(loaded[0], classify=TorchClassifier(other))), "f32")
+        require_gate(measured(loaded, model_of(loaded[0], classify=TorchClassifier(other))), "f32")
 
 
 def test_swapped_columns_are_caught(loaded) -> None:
@@ -87,7 +87,7 @@ def test_swapped_columns_are_caught(loaded) -> None:
     assert report.row_error > 0.01 and report.logits.max_error == 0.0
     for precision in ("f32", "int8"):
         with pytest.raises(ExportError, match="rows"):
-            require(report, precision)
+            require_gate(report, precision)
     with pytest.raises(ExportError, match="classes"):
         measured(loaded, model_of(loaded[0], classes=("z", *CLASSES[1:])))
 
@@ -97,7 +97,7 @@ def test_another_normalisation_is_caught(loaded) -> None:
     other = replace(loaded[0].config, frontend__scaling="minmax")
     for precision in ("f32", "int8"):
         with pytest.raises(ExportError, match="not the model"):
-            require(measured(loaded, model_of(loaded[0], config=other)), precision)
+            require_gate(measured(loaded, model_of(loaded[0], config=other)), precision)
 
 
 def test_another_post_processing_is_caught(loaded) -> None:
@@ -105,20 +105,20 @@ def test_another_post_processing_is_caught(loaded) -> None:
     report = measured(loaded, model_of(loaded[0], config=replace(loaded[0].config, inference__postprocess=())))
     assert report.logits.max_error == 0.0
     with pytest.raises(ExportError, match="rows may differ"):
-        require(report, "f32")
+        require_gate(report, "f32")
 
 
 def test_lower_precisions_are_judged_by_the_order_of_each_class(loaded) -> None:
     """A ranking metric does not see a shift; it does see one class that is all noise, however good the mean is."""
-    require(measured(loaded, changed(loaded[0], noisy(1e-3))), "int8")
+    require_gate(measured(loaded, changed(loaded[0], noisy(1e-3))), "int8")
     with pytest.raises(ExportError, match=r"rank correlation of 0\.98"):
-        require(measured(loaded, changed(loaded[0], noisy(3.0))), "int8")
+        require_gate(measured(loaded, changed(loaded[0], noisy(3.0))), "int8")
     with pytest.raises(ExportError, match=r"0\.9 in every class"):
-        require(GateReport("", 1, 12, Parity(0.1, 1, 0, 1), 0.1, 0.99, 0.5, "rare"), "bf16")
+        require_gate(GateReport("", 1, 12, Parity(0.1, 1, 0, 1), 0.1, 0.99, 0.5, "rare"), "bf16")
     with pytest.raises(ExportError, match="f32 may differ"):
-        require(measured(loaded, changed(loaded[0], shifted(0.01))), "f32")
+        require_gate(measured(loaded, changed(loaded[0], shifted(0.01))), "f32")
     with pytest.raises(ExportError, match="inf"):
-        require(GateReport("", 1, 12, Parity(float("inf"), 1, 0, 1), 0, 1, 1, "a"), "f32")
+        require_gate(GateReport("", 1, 12, Parity(float("inf"), 1, 0, 1), 0, 1, 1, "a"), "f32")
 
 
 def test_with_a_truth_the_loss_counts_with_its_interval(loaded, tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_with_a_truth_the_loss_counts_with_its_interval(loaded, tmp_path: Path) 
     truth = read_truth(write_truth(tmp_path / "truth.csv", rows))
     good = measured(loaded, changed(loaded[0], noisy(1e-3)), truth)
     assert good.auc == pytest.approx(1.0) and good.auc_difference.low > -0.01
-    require(good, "int8")
+    require_gate(good, "int8")
     bad = measured(loaded, changed(loaded[0], noisy(0.5)), truth)
     assert bad.auc_difference.low < -0.01
     with pytest.raises(ExportError, match=r"0\.01 of ROC-AUC"):
-        require(bad, "int8")
+        require_gate(bad, "int8")
     unsure = GateReport("", 1, 12, Parity(0.1, 1, 0, 1), 0.1, 0.97, 0.5, "rare", 0.9, Interval(0.001, -0.02, 0.03))
     with pytest.raises(ExportError, match=r"\[-0\.0200"):
-        require(unsure, "int8")
+        require_gate(unsure, "int8")
     with pytest.raises(ValueError, match="names 0 of 16 rows"):
         measured(loaded, model_of(loaded[0]), truth.rename(index=lambda row: f"x{row}"))
     truth.reset_index(drop=True).to_csv(tmp_path / "nameless.csv", index=False)
@@ -146,7 +146,8 @@ def test_files_that_cannot_be_read_do_not_pass_for_agreement(loaded, tmp_path: P
     """No rows on either side are equal rows."""
     (tmp_path / "broken.wav").write_bytes(b"no sound")
     with pytest.raises(ExportError, match="none of 1 files"):
-        compare([model_of(loaded[0])], [model_of(loaded[0])], [tmp_path / "broken.wav"], window_s=5.0, audio="1 file")
+        measure_gate([model_of(loaded[0])], [model_of(loaded[0])], [tmp_path / "broken.wav"], window_s=5.0,
+                     audio="1 file")
 
 
 def test_rank_agreement_is_spearmans() -> None:

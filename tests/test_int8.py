@@ -11,18 +11,18 @@ from settled import settled_config, write_checkpoint, write_soundscapes
 
 from birdkit import gate
 from birdkit.backends import ExportError, OpenVINOClassifier
-from birdkit.bundle_export import Material, bundle_folder, calibration_images, export_bundle
+from birdkit.bundle_export import GateAudio, bundle_folder, calibration_images, export_bundle
 from birdkit.checkpoint import load
 from birdkit.frontend import FrontEnd
 from birdkit.predictor import load_predictors
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Material]:
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GateAudio]:
     """A checkpoint, and audio of which the last file is for the ranges."""
     folder = tmp_path_factory.mktemp("int8")
     files = write_soundscapes(folder / "audio", 4)
-    return write_checkpoint(folder / "best.safetensors"), Material(tuple(files[:3]), tuple(files[3:]), "3 files")
+    return write_checkpoint(folder / "best.safetensors"), GateAudio(tuple(files[:3]), tuple(files[3:]), "3 files")
 
 
 def convolutions(graph: openvino.Model) -> list[bool]:
@@ -37,7 +37,7 @@ def convolutions(graph: openvino.Model) -> list[bool]:
     return found
 
 
-def test_what_is_spared_is_the_head_and_the_first_convolution(given: tuple[Path, Material]) -> None:
+def test_what_is_spared_is_the_head_and_the_first_convolution(given: tuple[Path, GateAudio]) -> None:
     """What the report says was left as it is must be so: neither more, which is slow, nor less, which is wrong."""
     model = load(given[0]).model
     images = calibration_images(given[1].calibration, model.frontend, n=8)
@@ -50,7 +50,7 @@ def test_what_is_spared_is_the_head_and_the_first_convolution(given: tuple[Path,
         OpenVINOClassifier.convert(model, precision="int8")
 
 
-def test_a_bundle_in_int8_is_let_through_by_the_order_it_keeps(given: tuple[Path, Material], monkeypatch,
+def test_a_bundle_in_int8_is_let_through_by_the_order_it_keeps(given: tuple[Path, GateAudio], monkeypatch,
                                                                caplog) -> None:
     """The whole network is tried first; where the gate refuses that, the head and the first convolution are spared,
     and the report says so; where that is refused, too, nothing is left."""
@@ -78,7 +78,7 @@ def test_a_bundle_in_int8_is_let_through_by_the_order_it_keeps(given: tuple[Path
     assert not [one for one in path.parent.iterdir() if "refused" in one.name]
 
 
-def test_ranges_come_from_the_beginning_of_every_file(given: tuple[Path, Material], tmp_path: Path) -> None:
+def test_ranges_come_from_the_beginning_of_every_file(given: tuple[Path, GateAudio], tmp_path: Path) -> None:
     """Ranges of one loud file would be all networks' ranges; a file that cannot be read costs only itself."""
     front = FrontEnd(settled_config().frontend)
     (tmp_path / "broken.wav").write_bytes(b"no sound")

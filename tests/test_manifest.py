@@ -60,12 +60,12 @@ def test_every_notebook_keeps_its_own_entry(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     work = Workspace(tmp_path)
     names = {"ROUND": 1, "CHANGES": {"seed": 3}, "work": work, "_HIDDEN": 1, "PLACE": tmp_path}
-    manifest.write(work, manifest.TRAIN, names)
-    manifest.write(work, manifest.INFER, {})
-    path = manifest.write(work, manifest.TRAIN, {**names, "ROUND": 2})
+    manifest.write_manifest(work, manifest.TRAIN, names)
+    manifest.write_manifest(work, manifest.INFER, {})
+    path = manifest.write_manifest(work, manifest.TRAIN, {**names, "ROUND": 2})
     assert path == tmp_path / "run_manifest.json" and json.loads(path.read_text()).keys() == {
         manifest.TRAIN, manifest.INFER}
-    entry = manifest.read(path, manifest.TRAIN)
+    entry = manifest.read_manifest(path, manifest.TRAIN)
     assert entry["parameters"] == {"ROUND": 2, "CHANGES": {"seed": 3}, "PLACE": repr(tmp_path)}
     assert entry["package_sha256"] == manifest.package_sha256() and entry["birdkit"] == birdkit.__version__
     assert entry["run_type"] == "Batch" and entry["rerun"] is False
@@ -77,12 +77,12 @@ def test_a_manifest_that_does_not_say_it_is_refused(tmp_path: Path) -> None:
     """An error's page that was downloaded in its place must not pass for a manifest."""
     path = tmp_path / "run_manifest.json"
     with pytest.raises(manifest.ManifestError, match="is none of 01_preprocess"):
-        manifest.write(Workspace(tmp_path), "05_more", {})
+        manifest.write_manifest(Workspace(tmp_path), "05_more", {})
     path.write_text("<html>404</html>")
     with pytest.raises(manifest.ManifestError, match="is no manifest"):
-        manifest.read(path, manifest.INFER)
+        manifest.read_manifest(path, manifest.INFER)
     path.write_text(json.dumps({manifest.TRAIN: {}}))
     with pytest.raises(manifest.ManifestError, match="says nothing of 04_ensemble_infer"):
-        manifest.read(path, manifest.INFER)
+        manifest.read_manifest(path, manifest.INFER)
     with pytest.raises(manifest.ManifestError, match="holds no"):
         manifest.package_sha256(tmp_path)

@@ -124,7 +124,7 @@ def test_the_module_runs_out_of_the_wheel(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         said: list[str] = []
         patch.setattr(offline.log, "info", lambda text, *values: said.append(text % values))
-        assert offline.main([str(tmp_path / "input")]) == 0
+        assert offline.run_offline([str(tmp_path / "input")]) == 0
     assert said == [f"installed birdkit 0.1.0 from {wheel}"]
     assert (tmp_path / "site" / "birdkit" / "__init__.py").is_file()
 
@@ -134,7 +134,7 @@ def test_a_wheel_that_pip_refuses_is_named(tmp_path: Path) -> None:
     put(tmp_path / "wheels", birdkit("0.1.0"), content="half")
     with pytest.raises(OfflineError, match=r"pip cannot install birdkit 0\.1\.0 from .*(?s:.)*(invalid|[Ww]heel)"):
         offline.install(find_wheels(tmp_path))
-    code = f"import sys; from birdkit import offline; sys.exit(offline.main([{str(tmp_path / 'nothing')!r}]))"
+    code = f"import sys; from birdkit import offline; sys.exit(offline.run_offline([{str(tmp_path / 'nothing')!r}]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "attach the dataset of wheels" in done.stdout
 

@@ -66,7 +66,7 @@ def test_it_is_there_before_the_first_model(run: SubmitRun, monkeypatch: pytest.
             submission.validate(path, run.competition_dir)
         raise MemoryError("the first model")
 
-    monkeypatch.setattr(submit_run, "_load", look)
+    monkeypatch.setattr(submit_run, "_load_models", look)
     with pytest.raises(MemoryError):
         submit(run)
     assert len(rows(path)) == 96

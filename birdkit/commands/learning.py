@@ -9,7 +9,7 @@ from pathlib import Path
 from birdkit.commands.base import Commands, add_changes, add_competition, add_year, as_folder, quiet, say
 
 
-def add_to(commands: Commands) -> None:
+def add_learning(commands: Commands) -> None:
     """Add label, train, train-calls, compare, rounds."""
     command = commands.add_parser("label", help="let checkpoints label soundscapes, as notebook 02 does")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR", help="whose classes and windows")
@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--out", type=Path, metavar="FILE", help="default: WORK_DIR/pseudo_labels_r<ROUND>.parquet")
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add_year(command)
-    command.set_defaults(command=_label)
+    command.set_defaults(command=_label_command)
 
     command = commands.add_parser("train", help="train one split, as notebook 03 does; torchrun can start it")
     add_competition(command)
@@ -42,7 +42,7 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--ends", type=float, default=0.0, metavar="TIME",
                          help="seconds since 1970 at which to save and stop, such as $(date -d '11 hours' +%%s)")
     add_year(command)
-    command.set_defaults(command=_train)
+    command.set_defaults(command=_train_command)
 
     command = commands.add_parser("train-calls", help="train a call detector, the gate of a submission")
     add_competition(command, work="where notebook 04 will look for it")
@@ -54,7 +54,7 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--noise", type=Path, nargs="+", action="extend", default=[], metavar="DIR",
                          help="audio in which nothing calls")
     add_year(command)
-    command.set_defaults(command=_train_calls)
+    command.set_defaults(command=_train_calls_command)
 
     command = commands.add_parser("compare", help="train a table of runs with several seeds each, and compare them")
     command.add_argument("table", type=Path, metavar="TABLE", help="a TOML file, see birdkit.plan.Table")
@@ -64,17 +64,17 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of the table's")
     command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these runs")
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
-    command.set_defaults(command=_compare)
+    command.set_defaults(command=_compare_command)
 
     command = commands.add_parser("rounds", help="what each round of pseudo-labelling brought")
     command.add_argument("work_dirs", type=Path, nargs="+", metavar="WORK_DIR",
                          help="several that differ in their seed are taken together")
     command.add_argument("--out", type=Path, metavar="DIR", help="for rounds.csv and its picture (default: the first)")
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
-    command.set_defaults(command=_rounds)
+    command.set_defaults(command=_rounds_command)
 
 
-def _label(options: argparse.Namespace) -> None:
+def _label_command(options: argparse.Namespace) -> None:
     """Let teachers label soundscapes, as notebook 02 does, and say where the labels and their page are."""
     from birdkit import label_run
 
@@ -87,7 +87,7 @@ def _label(options: argparse.Namespace) -> None:
     say("\n".join([*(f"labels: {table}" for table in tables), f"page: {outcome.page}"]))
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train_command(options: argparse.Namespace) -> None:
     """Train one split, as notebook 03 does, and say where its best checkpoint is."""
     from birdkit import runs
 
@@ -100,7 +100,7 @@ def _train(options: argparse.Namespace) -> None:
         say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
 
 
-def _train_calls(options: argparse.Namespace) -> None:
+def _train_calls_command(options: argparse.Namespace) -> None:
     """Train a call detector and say where its best checkpoint is."""
     from birdkit import call_run
 
@@ -110,7 +110,7 @@ def _train_calls(options: argparse.Namespace) -> None:
     say(f"checkpoint: {call_run.train_calls(chosen).best}")
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _compare_command(options: argparse.Namespace) -> None:
     """Train what a table of runs asks for, say how they differ, and write the table and a picture."""
     from birdkit import experiments, jobs, plan, report_compare
 
@@ -127,7 +127,7 @@ def _compare(options: argparse.Namespace) -> None:
     jobs.check_outcomes(report.outcomes)
 
 
-def _rounds(options: argparse.Namespace) -> None:
+def _rounds_command(options: argparse.Namespace) -> None:
     """Say what each round of pseudo-labelling brought, over several work folders where they differ in their seed."""
     from birdkit import kaggle, report_rounds, rounds
 

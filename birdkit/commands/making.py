@@ -8,14 +8,14 @@ from birdkit.commands.base import Commands, add_changes, add_competition, add_ye
 from birdkit.pipeline import run
 
 
-def add_to(commands: Commands) -> None:
+def add_making(commands: Commands) -> None:
     """Add generate, pipeline, pack, report, models."""
     command = commands.add_parser("generate", help="write a small generated competition to try things on")
     command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument("--year", type=int, default=2025, help="whose files and rows (default: %(default)s)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--tiny", action="store_true", help="the size of the tests, made in seconds")
-    command.set_defaults(command=_generate)
+    command.set_defaults(command=_generate_command)
 
     command = commands.add_parser("pipeline", help="run notebooks 01 to 04 on a competition's files")
     add_competition(command, work="what the notebooks write")
@@ -30,7 +30,7 @@ def add_to(commands: Commands) -> None:
     add_changes(command)
     command.add_argument("--ensemble", type=Path, metavar="FILE", help="submit these models, see birdkit.ensembles")
     add_year(command)
-    command.set_defaults(command=_pipeline)
+    command.set_defaults(command=_pipeline_command)
 
     command = commands.add_parser("pack", help="write the recordings once, cut and resampled, to read them faster")
     add_competition(command)
@@ -40,13 +40,13 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--part", default="first", choices=("first", "loudest"), help="which (default: %(default)s)")
     command.add_argument("--limit-gib", type=float, metavar="N", help="refuse to write more; Kaggle keeps 20 GB")
     command.add_argument("--estimate", action="store_true", help="only say how large it would be")
-    command.set_defaults(command=_pack)
+    command.set_defaults(command=_pack_command)
 
     command = commands.add_parser("report", help="write a page that shows what a finished pipeline heard")
     add_competition(command, work="what the notebooks write")
     command.add_argument("--truth", type=Path, help="of the test soundscapes, where it is known")
     add_year(command)
-    command.set_defaults(command=_report)
+    command.set_defaults(command=_report_command)
 
     command = commands.add_parser("models", help="list the models and front ends there are, with size and speed")
     command.add_argument("names", nargs="*", metavar="MODEL", help="only these (default: all)")
@@ -56,10 +56,10 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--no-timing", action="store_true", help="sizes alone, which takes less long")
     command.add_argument("--parity", type=Path, metavar="AUDIO_DIR", help="compare the export of every model on every "
                          "front end with torch, on audio of this folder")
-    command.set_defaults(command=_models)
+    command.set_defaults(command=_models_command)
 
 
-def _generate(options: argparse.Namespace) -> None:
+def _generate_command(options: argparse.Namespace) -> None:
     """Write a generated mini-competition and say where it and its truth are."""
     from birdkit import synthesis
 
@@ -68,7 +68,7 @@ def _generate(options: argparse.Namespace) -> None:
     say(f"generated competition: {generated.competition_dir}\nits truth: {generated.truth_path}")
 
 
-def _pipeline(options: argparse.Namespace) -> None:
+def _pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
                splits=options.splits, every_round=options.every_round, until_no_gain=options.until_no_gain,
@@ -76,7 +76,7 @@ def _pipeline(options: argparse.Namespace) -> None:
     say(f"submission: {path}")
 
 
-def _pack(options: argparse.Namespace) -> None:
+def _pack_command(options: argparse.Namespace) -> None:
     """Write every recording once in a form that is fast to read again, or say how large that would be."""
     import pandas as pd
 
@@ -95,14 +95,14 @@ def _pack(options: argparse.Namespace) -> None:
         say(f"packed: {len(packed)} recordings in {packed.folder}")
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report_command(options: argparse.Namespace) -> None:
     """Write the page of pictures and figures of a finished pipeline and say where."""
     from birdkit import report as pictures
 
     say(f"report: {pictures.page(options.competition_dir, options.work_dir, truth=options.truth, year=options.year)}")
 
 
-def _models(options: argparse.Namespace) -> None:
+def _models_command(options: argparse.Namespace) -> None:
     """Say what front ends and models there are, how large and how fast; or how true their exports are."""
     from birdkit import catalogue
     from birdkit.presets import FRONT_ENDS

@@ -7,7 +7,7 @@ from pathlib import Path
 from birdkit.commands.base import Commands, add_competition, add_year, say, shown
 
 
-def add_to(commands: Commands) -> None:
+def add_submitting(commands: Commands) -> None:
     """Add export, ensemble, effects, score, check."""
     command = commands.add_parser("export", help="write checkpoints as bundles for a fast runtime, and prove them")
     command.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
@@ -20,7 +20,7 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--truth", type=Path, metavar="CSV", help="row_id and class columns of the soundscapes")
     command.add_argument("--window", type=float, metavar="SECONDS", help="of a row (default: as the run's year)")
     command.add_argument("--out", type=Path, metavar="DIR", help="instead of beside each checkpoint")
-    command.set_defaults(command=_export)
+    command.set_defaults(command=_export_command)
 
     command = commands.add_parser("ensemble", help="write the file of an ensemble of trained runs")
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folder of notebook 03's run")
@@ -28,7 +28,7 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--blend", default="probabilities", metavar="HOW", help="see birdkit.blending.blend")
     command.add_argument("--fit", action="store_true", help="weights fitted to the validation of the runs' split, "
                          "beside equal ones, and what that is worth on files it has not seen")
-    command.set_defaults(command=_ensemble)
+    command.set_defaults(command=_ensemble_command)
 
     command = commands.add_parser("effects", help="what every published post-processing does to the metric")
     add_competition(command)
@@ -41,7 +41,7 @@ def add_to(commands: Commands) -> None:
                          "probabilities or not (first seed: 0.85)")
     command.add_argument("--out", type=Path, metavar="DIR", help="for the CSV file (default: WORK_DIR)")
     command.add_argument("--markdown", action="store_true", help="say the tables as markdown")
-    command.set_defaults(command=_effects)
+    command.set_defaults(command=_effects_command)
 
     command = commands.add_parser("score", help="score a submission against a truth")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
@@ -49,16 +49,16 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--year", type=int, required=True, help="whose metric")
     command.add_argument("--metric", default="", metavar="NAME", help="another one, see birdkit.metrics.METRICS")
     command.add_argument("--per-class", action="store_true", help="also the figures of every class, worst first")
-    command.set_defaults(command=_score)
+    command.set_defaults(command=_score_command)
 
     command = commands.add_parser("check", help="check a submission before it is submitted")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR")
     add_year(command)
-    command.set_defaults(command=_check)
+    command.set_defaults(command=_check_command)
 
 
-def _export(options: argparse.Namespace) -> None:
+def _export_command(options: argparse.Namespace) -> None:
     """Export checkpoints for another runtime, and say where the bundles are and what the gate measured."""
     from birdkit import bundle_export
 
@@ -66,7 +66,7 @@ def _export(options: argparse.Namespace) -> None:
                for path in options.checkpoints]
     if len(set(folders)) < len(folders):
         raise ValueError(f"two of these checkpoints would be exported to one folder: {sorted(map(str, folders))}")
-    with bundle_export.material(options.audio, precision=options.precision, calibration=options.calibration,
+    with bundle_export.gate_audio(options.audio, precision=options.precision, calibration=options.calibration,
                                 truth=options.truth) as measured_on:
         for path, folder in zip(options.checkpoints, folders, strict=True):
             exported = bundle_export.export_bundle(path, measured_on, backend=options.backend, folder=folder,
@@ -75,15 +75,15 @@ def _export(options: argparse.Namespace) -> None:
             say(f"bundle: {exported.folder}\n  {exported.report}{spared}")
 
 
-def _ensemble(options: argparse.Namespace) -> None:
+def _ensemble_command(options: argparse.Namespace) -> None:
     """Write an ensemble of trained runs, with equal weights or also with fitted ones, and say what those are worth."""
     from birdkit import ensemble_making
 
     making = ensemble_making.Making(tuple(options.runs), options.out, options.blend)
-    say(ensemble_making.fit(making) if options.fit else ensemble_making.write_equal(making))
+    say(ensemble_making.write_fitted(making) if options.fit else ensemble_making.write_equal(making))
 
 
-def _effects(options: argparse.Namespace) -> None:
+def _effects_command(options: argparse.Namespace) -> None:
     """Say what every published post-processing and way to blend does to the metric, and write it as CSV."""
     from birdkit import effects_run, report_effects
 
@@ -95,7 +95,7 @@ def _effects(options: argparse.Namespace) -> None:
     say(f"{report_effects.effects_text(measured, markdown=options.markdown)}\n\n{path}")
 
 
-def _score(options: argparse.Namespace) -> None:
+def _score_command(options: argparse.Namespace) -> None:
     """Say the year's metric of a submission with its 95 % interval, bootstrapped over soundscapes."""
     from birdkit import submission
     from birdkit.profiles import profile
@@ -107,7 +107,7 @@ def _score(options: argparse.Namespace) -> None:
         say(shown(submission.score_classes(options.submission, options.truth)))
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check_command(options: argparse.Namespace) -> None:
     """Say that a submission is as the host wants it, or what is wrong."""
     from birdkit import profiles, submission
 

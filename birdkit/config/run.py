@@ -11,7 +11,7 @@ from birdkit.config.labelling import LabelConfig
 from birdkit.config.model import ModelConfig
 from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.training import AugmentConfig, DataConfig, TrainConfig
-from birdkit.decisions import check as check_decision
+from birdkit.decisions import check_decision
 from birdkit.postprocess import GATES, check_members
 from birdkit.profiles import Competition, profile
 

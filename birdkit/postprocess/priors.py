@@ -86,24 +86,24 @@ def site_hour_prior(probabilities: np.ndarray, *, classes: Sequence[str], file: 
         raise ValueError(f"weight = {weight} must be at least 0, use = {list(use)} of {', '.join(USED)}, and "
                          f"k = {k_site}, {k_hour}, {k_both} above 0")
     cells, place = checked_data("prior", prior)["cells"], RecorderName.read(file)
-    n_all, heard_all = _counts(cells, classes)
+    n_all, heard_all = _context_counts(cells, classes)
     if not n_all or not weight:
         return values
     mean = (heard_all + 0.5) / (n_all + 1)
     shift, known = np.zeros(len(classes)), {name: getattr(place, name) for name in use if getattr(place, name)}
     for name, k in (("site", k_site), ("hour", k_hour)):
         if name in known:
-            n, heard = _counts([cell for cell in cells if cell[name] == known[name]], classes)
+            n, heard = _context_counts([cell for cell in cells if cell[name] == known[name]], classes)
             shift += _logit((heard + k * mean) / (n + k)) - _logit(mean)
     if len(known) == len(USED):
-        n, heard = _counts([cell for cell in cells if known.items() <= cell.items()], classes)
+        n, heard = _context_counts([cell for cell in cells if known.items() <= cell.items()], classes)
         apart = _sigmoid(_logit(mean) + shift)
         shift = _logit((heard + k_both * apart) / (n + k_both)) - _logit(mean)
     odds = np.exp(weight * shift)  # added to a logit is multiplied to odds, which needs no end for 0 and 1
     return values * odds / (1 - values + values * odds)
 
 
-def _counts(cells: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> tuple[int, np.ndarray]:
+def _context_counts(cells: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> tuple[int, np.ndarray]:
     """Labelled windows of some cells, and in how many of them each class was heard, (K,)."""
     heard = np.array([sum(cell["heard"].get(name, 0) for cell in cells) for name in classes], dtype=float)
     return sum(cell["windows"] for cell in cells), heard

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Step:
+class PublishedStep:
     """One member of POSTPROCESS with options."""
 
     name: str
@@ -19,18 +19,18 @@ class Published:
     """Settings with who published them and the gain they said, of the year's metric unless it says otherwise."""
 
     label: str
-    steps: tuple[Step, ...]
+    steps: tuple[PublishedStep, ...]
     source: str
     said: str = ""
 
 
 def _one(label: str, source: str, said: str, name: str, **options: Any) -> Published:
-    return Published(label, (Step(name, options),), source, said)
+    return Published(label, (PublishedStep(name, options),), source, said)
 
 
-_BABYCH_2026 = (Step("pull_to_file_max", {"alpha": 0.2}), Step("smooth_by_group"),
-                Step("smooth_relatives", {"groups": "genus", "weight": 0.15}),
-                Step("smooth_relatives", {"groups": "class_name", "weight": 0.05}))
+_BABYCH_2026 = (PublishedStep("pull_to_file_max", {"alpha": 0.2}), PublishedStep("smooth_by_group"),
+                PublishedStep("smooth_relatives", {"groups": "genus", "weight": 0.15}),
+                PublishedStep("smooth_relatives", {"groups": "class_name", "weight": 0.05}))
 
 PUBLISHED: tuple[Published, ...] = (
     _one("smooth .1 .2 .4 .2 .1", "2024 3rd, 2025 1st", "+.005 to +.016", "smooth"),

@@ -128,7 +128,7 @@ def _class_table(folder: Path, tables: dict[str, list[str]], train: str) -> str:
 def _find_recordings(folder: Path, train: str, nearest: Competition) -> tuple[str, str]:
     """The folder of the recordings and the path in it, by where the first recording lies."""
     label, name = (column(folder / train, part)[:1] for part in _TABLE_OF_RECORDINGS)
-    names = dict.fromkeys((nearest.audio, *_FOLDERS["audio"], *(path.name for path in _folders(folder))))
+    names = dict.fromkeys((nearest.audio, *_FOLDERS["audio"], *(path.name for path in _folders_inside(folder))))
     for audio in names if name else ():
         for recording in dict.fromkeys((nearest.recording, "{filename}", "{primary_label}/{filename}")):
             if (folder / audio / recording.format(filename=name[0], primary_label=label[0])).is_file():
@@ -153,5 +153,5 @@ def _guess_times(folder: Path, nearest: Competition) -> dict[str, float]:
     return {"window_s": window_s, "soundscape_s": nearest.soundscape_s}
 
 
-def _folders(folder: Path) -> Iterator[Path]:
+def _folders_inside(folder: Path) -> Iterator[Path]:
     yield from (path for path in sorted(folder.iterdir()) if path.is_dir())

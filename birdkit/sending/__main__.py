@@ -17,7 +17,7 @@ from birdkit.sending import outputs, record, recovery, replies, staging
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do one action."""
-    options = _parser().parse_args(arguments)
+    options = _arguments().parse_args(arguments)
     try:
         answer = ACTIONS[options.action](options)
     except (OSError, ValueError, KeyError) as error:
@@ -114,7 +114,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m birdkit.sending")
     parser.add_argument("action", choices=sorted(ACTIONS))
     parser.add_argument("files", nargs="*")

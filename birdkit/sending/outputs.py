@@ -15,7 +15,7 @@ class OutputError(ValueError):
 
 def check_wheel(path: str | Path, notebook: str, package_sha256: str) -> None:
     """OutputError unless a notebook's `run_manifest.json` says that it ran with that very package."""
-    loaded = str(manifest.read(path, notebook).get("package_sha256"))
+    loaded = str(manifest.read_manifest(path, notebook).get("package_sha256"))
     if loaded != package_sha256:
         raise OutputError(f"{path}: {notebook} ran with another birdkit (package_sha256 {loaded[:12]}) than the "
                           f"one just sent ({package_sha256[:12]}): is an older wheel attached beside it?")

@@ -147,8 +147,8 @@ def stage_kernel(folder: str | Path, notebook: str | Path, kernel: Kernel, setti
         "cell_type": "code", "id": "injected", "metadata": {"tags": ["injected-parameters"]}, "execution_count": None,
         "outputs": [], "source": "\n".join([f"# {stamp}", *lines])})
     target = _new_folder(folder)
-    _write(target / Path(notebook).name, book)
-    _write(target / KERNEL_METADATA, metadata)
+    _write_file(target / Path(notebook).name, book)
+    _write_file(target / KERNEL_METADATA, metadata)
     return content
 
 
@@ -179,14 +179,14 @@ def _parameters(book: Mapping[str, Any], path: str | Path) -> tuple[int, set[str
 def _finish(folder: Path, owner: str, slug: str, about: Mapping[str, str]) -> str:
     """Write manifest and metadata; the hash of all files' names and bytes, which is also in the manifest."""
     files = {path.relative_to(folder).as_posix(): {"sha256": _sha256(path.read_bytes()), "bytes": path.stat().st_size}
-             for path in _files(folder)}
+             for path in _files_to_send(folder)}
     content = _sha256(json.dumps(files, sort_keys=True).encode())
-    _write(folder / MANIFEST, {**about, "content_sha256": content, "files": files})
-    _write(folder / DATASET_METADATA, dataset_metadata(owner, slug))
+    _write_file(folder / MANIFEST, {**about, "content_sha256": content, "files": files})
+    _write_file(folder / DATASET_METADATA, dataset_metadata(owner, slug))
     return content
 
 
-def _files(folder: Path) -> Iterable[Path]:
+def _files_to_send(folder: Path) -> Iterable[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
@@ -196,7 +196,7 @@ def _new_folder(folder: str | Path) -> Path:
     return target
 
 
-def _write(path: Path, content: Any) -> None:
+def _write_file(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

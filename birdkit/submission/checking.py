@@ -31,8 +31,8 @@ from birdkit.profiles import (
 )
 from birdkit.submission.forms import (
     SubmissionError,
-    read,
     read_raw,
+    read_submission,
     refuse_others,
     row_ids,
     stem_of,
@@ -86,7 +86,7 @@ def validate(path: str | Path, competition_dir: str | Path, competition: Competi
     rows = expected_rows(competition_dir, competition)
     refuse_others(raw.index, rows, str(path), "row")
     _refuse_order(list(raw.index), rows, str(path), "row", 1)
-    table = read(path, classes=read_classes(competition_dir, competition))
+    table = read_submission(path, classes=read_classes(competition_dir, competition))
     refuse_values(table, str(path))
     values = table.to_numpy()
     if not may_be_constant and np.all(values == values[:1]) and not kaggle.find_test_audio(competition_dir)[1]:
@@ -150,7 +150,7 @@ def _aligned(submission: str | Path, truth: str | Path) -> tuple[pd.DataFrame, p
     forms = [form_of([ROW_ID, *read_raw(path).columns]) for path in (submission, truth)]
     if forms[0] != forms[1]:
         raise SubmissionError(f"{submission} holds {forms[0]}, but {truth} holds {forms[1]}")
-    labels, values = read(truth), read(submission)
+    labels, values = read_submission(truth), read_submission(submission)
     if forms[0] == NAMES:  # what neither names is heard nowhere and said nowhere
         names = sorted({*labels.columns, *values.columns})
         labels, values = (table.reindex(columns=names, fill_value=0.0) for table in (labels, values))

@@ -83,7 +83,7 @@ def read_raw(path: Path | str) -> pd.DataFrame:
     return body
 
 
-def read(path: Path | str, *, classes: Collection[str] | None = None) -> pd.DataFrame:
+def read_submission(path: Path | str, *, classes: Collection[str] | None = None) -> pd.DataFrame:
     """A submission, or a truth, of any form as a wide table of numbers, windows as index.
 
     classes  of a form of names: the columns; None for all that the file names

@@ -24,7 +24,7 @@ from bench_submission import CLASSES, RATE_HZ, librosa_and_eager, write_checkpoi
 from birdkit import checkpoint
 from birdkit.audio import load
 from birdkit.backends import ExportError
-from birdkit.bundle_export import Material, export_bundle
+from birdkit.bundle_export import GateAudio, export_bundle
 from birdkit.catalogue import settle
 from birdkit.inference import predict
 from birdkit.models.base import Model
@@ -53,7 +53,7 @@ def exported(path: Path, files: list[Path], ways: list[str]) -> dict[str, Predic
         backend, precision = way.split("_")
         apart = (tuple(files[1:]), tuple(files[:1])) if precision == "int8" else (tuple(files), ())
         try:
-            done = export_bundle(path, Material(*apart, f"{len(apart[0])} generated soundscapes"), backend=backend,
+            done = export_bundle(path, GateAudio(*apart, f"{len(apart[0])} generated soundscapes"), backend=backend,
                                  precision=precision)
         except ExportError as error:
             print(f"{way} is refused: {error}")
