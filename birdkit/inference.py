@@ -244,7 +244,7 @@ class Ensemble:
             return None
         return Levels(self.shares, self.mean, self.least)
 
-    def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
+    def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
                faults: dict[str, str], dropped: list[str] | None = None, deadline: Clock | None = None,
                workers: int = 0) -> Iterator[Apart]:
         """What each predictor hears, one soundscape after the other; arguments as for `stream`.

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -190,6 +191,8 @@ def test_an_image_has_what_the_tests_have_but_not_birdkit(tmp_path: Path) -> Non
     """A package that Kaggle lacks and the tests have would hide what is missing there."""
     image = Image(tmp_path / "image")
     names = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
-    done = subprocess.run([image.python, "-c", names], capture_output=True, text=True, check=True, cwd=tmp_path)
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([image.python, "-c", names], capture_output=True, text=True, check=True, cwd=tmp_path,
+                          env=outside)
     assert {"torch", "papermill", "pip"} <= set(done.stdout.split())
     assert not {"birdkit", "openvino", "onnxruntime"} & set(done.stdout.split())

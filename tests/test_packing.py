@@ -1,7 +1,6 @@
 """Packing: the same audio at its own time, a size that was said before, and nothing half done."""
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -84,7 +83,7 @@ def test_what_would_not_fit_is_refused_before_anything_is_written(table, root, t
     """A Kaggle session that runs out of disk after two hours has lost two hours."""
     with pytest.raises(PackingError, match=r"3 recordings would take 0\.000914 GiB as int16.* limit of 0\.0005 GiB"):
         packed(table, root, tmp_path / "out", format="int16", limit_gib=0.0005)
-    monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: SimpleNamespace(free=500_000))
+    monkeypatch.setattr(packing, "free_bytes", lambda folder: 500_000)
     with pytest.raises(PackingError, match=r"with no limit and 0\.000466 GiB free on the disk"):
         packed(table, root, tmp_path / "out")
     with pytest.raises(PackingError, match=r"with a limit of 5 GiB and 0\.000466 GiB free on the disk"):

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from test_years import run_notebook
 
-from birdkit import checkpoint, cli, profiles, submission, synthesis
+from birdkit import checkpoint, cli, kaggle, profiles, submission, synthesis
+from birdkit.predictor import load_predictors
 
 pytestmark = pytest.mark.notebook
 # Networks and spectrograms so small that a training takes seconds; everything else is the recipe's.
@@ -30,9 +31,10 @@ def test_the_first_seeds_track_runs_to_the_end_on_2022(tmp_path: Path) -> None:
     assert set(recordings.loc[recordings["split"] >= 0, "label"]) == set(scored)
     for split in range(5):
         run_notebook("03_train_fold", **folders, RECIPE="seed2022", FOLD=split, CHANGES=SMALL)
-    left = run_notebook("04_ensemble_infer", **folders)
-    config = left["predictors"][0].config
-    assert len(left["predictors"]) == 5 and len({one.config.split for one in left["predictors"]}) == 5
+    submitted = run_notebook("04_ensemble_infer", **folders)["submitted"]
+    predictors = load_predictors(kaggle.Workspace(tmp_path / "work").checkpoints(0))
+    config = predictors[0].config
+    assert len(predictors) == 5 and len({one.config.split for one in predictors}) == 5
     assert config.model.parts == 2 and config.task.scored == scored
     assert {"selective_mixup", "mixup"} <= {one.name for one in config.augment.spectrogram}
     selected = next(source for source in config.data.sources if source.name == "selected")
@@ -40,8 +42,8 @@ def test_the_first_seeds_track_runs_to_the_end_on_2022(tmp_path: Path) -> None:
     shares = recordings["label"].value_counts()[list(scored)]
     assert config.inference.decision.options == {
         "q": 0.85, "penalty": 0.4, "shares": pytest.approx((shares / shares.sum()).to_dict())}
-    table = submission.validate(left["written"].path, generated.competition_dir)
-    values = left["predictions"].table[list(scored)].to_numpy() - 0.4 * (shares / shares.sum()).to_numpy()
+    table = submission.validate(submitted.written.path, generated.competition_dir)
+    values = submitted.table[list(scored)].to_numpy() - 0.4 * (shares / shares.sum()).to_numpy()
     heard = values > np.sort(values, axis=None)[int(0.85 * (values.size - 1))]
     np.testing.assert_array_equal(table[list(scored)].to_numpy(), heard)
     assert abs(heard.mean() - 0.15) <= 1 / heard.size
@@ -65,9 +67,11 @@ def test_the_second_place_of_2021_runs_to_the_end(tmp_path: Path, capsys: pytest
     assert cli.main(["train-calls", *folders.values(), "--noise", str(quiet), "--set", *small]) == 0
     detector = checkpoint.load(Path(capsys.readouterr().out.removeprefix("checkpoint: ").strip()))
     assert detector.classes == ("call",) and any(file.startswith("quiet/") for file in detector.seen)
-    left = run_notebook("04_ensemble_infer", **folders, GATE="multiply")
-    assert [one.config.example_s for one in left["predictors"]] == [10.0, 20.0, 40.0] and len(left["gates"]) == 1
-    table = submission.validate(left["written"].path, generated.competition_dir)
+    submitted = run_notebook("04_ensemble_infer", **folders, GATE="multiply")["submitted"]
+    predictors = load_predictors(kaggle.Workspace(work).checkpoints(0))
+    assert [one.config.example_s for one in predictors] == [10.0, 20.0, 40.0]
+    assert len(kaggle.Workspace(work).call_detectors()) == 1
+    table = submission.validate(submitted.written.path, generated.competition_dir)
     assert table.to_numpy().sum() == 1  # of 12 rows and 4 birds, above the quantile 0.9987
-    assert set(pd.read_csv(left["written"].path)["birds"]) == {"nocall", table.columns[table.any()][0]}
-    assert 0 <= submission.score(left["written"].path, generated.truth_path, 2021) <= 1
+    assert set(pd.read_csv(submitted.written.path)["birds"]) == {"nocall", table.columns[table.any()][0]}
+    assert 0 <= submission.score(submitted.written.path, generated.truth_path, 2021) <= 1

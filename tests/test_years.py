@@ -52,11 +52,11 @@ def test_a_competition_of_every_year_ends_in_a_file_that_its_host_takes(tmp_path
     """Tables, file names, rows and the form of a cell differ in every year: one wrong, and nothing is scored."""
     generated = synthesis.generate(tmp_path / "competition", year=year, progress=False, **LEAST)
     left = run_all(generated, tmp_path / "work", SMALL)
-    competition, path = left["competition"], tmp_path / "work" / "submission.csv"
-    assert competition == profiles.PROFILES[year] and left["written"].path == path
+    competition, path = profiles.recognise(generated.competition_dir), tmp_path / "work" / "submission.csv"
+    assert competition == profiles.PROFILES[year] and left["submitted"].written.path == path
     assert profiles.form_of(list(pd.read_csv(path).columns)) == competition.row_format
     table = submission.validate(path, generated.competition_dir)
-    assert len(table) == 2 * 2 and not len(left["written"].filled)
+    assert len(table) == 2 * 2 and not len(left["submitted"].written.filled)
     assert pd.read_csv(path)["row_id"].tolist() == pd.read_csv(generated.truth_path)["row_id"].tolist()
     assert 0 <= submission.score(path, generated.truth_path, year) <= 1
     best = checkpoint.read_info(tmp_path / "work" / "round0_split0" / "best.safetensors")
@@ -79,11 +79,12 @@ def test_a_competition_of_no_known_year_goes_the_same_way(tmp_path: Path, caplog
     for name in ("taxonomy.csv", "train.csv"):
         (folder / name).unlink()
     left = run_all(generated, tmp_path / "work", SMALL)
-    assert left["competition"].guessed == left["written"].guessed and "guessed" in repr(left["written"])
-    assert (left["competition"].train_table, left["competition"].soundscape_s) == ("clips.csv", 10.0)
-    submission.validate(left["written"].path, folder)
+    competition, written = profiles.recognise(folder), left["submitted"].written
+    assert competition.guessed == written.guessed and "guessed" in repr(written)
+    assert (competition.train_table, competition.soundscape_s) == ("clips.csv", 10.0)
+    submission.validate(written.path, folder)
     audit = json.loads((tmp_path / "work" / "audit.json").read_text(encoding="utf-8"))
-    assert audit["settings"]["guessed"] == list(left["competition"].guessed) and audit["counts"]["recordings"] == 10
+    assert audit["settings"]["guessed"] == list(competition.guessed) and audit["counts"]["recordings"] == 10
     best = checkpoint.read_info(tmp_path / "work" / "round0_split0" / "best.safetensors")
     assert best["config"]["task"]["metric"] == "macro_roc_auc" and best["config"]["task"]["soundscape_s"] == 10.0
     assert "guessed: " in caplog.text
