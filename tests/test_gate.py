@@ -123,7 +123,7 @@ def test_lower_precisions_are_judged_by_the_order_of_each_class(loaded) -> None:
 
 def test_with_a_truth_the_loss_counts_with_its_interval(loaded, tmp_path: Path) -> None:
     """The measure is the competition's; what the interval cannot exclude may have been lost."""
-    rows = gate._rows([model_of(loaded[0])], loaded[1], 5.0)[0]
+    rows = gate._predicted_rows([model_of(loaded[0])], loaded[1], 5.0)[0]
     truth = read_truth(write_truth(tmp_path / "truth.csv", rows))
     good = measured(loaded, changed(loaded[0], noisy(1e-3)), truth)
     assert good.auc == pytest.approx(1.0) and good.auc_difference.low > -0.01

@@ -68,7 +68,7 @@ def test_a_bundle_in_int8_is_let_through_by_the_order_it_keeps(given: tuple[Path
         if len(judged) != 2:
             raise ExportError("too far off")
 
-    monkeypatch.setattr(gate, "require", refuse_the_first)
+    monkeypatch.setattr(gate, "require_gate", refuse_the_first)
     with caplog.at_level(logging.WARNING):
         assert export_bundle(path, material, precision="int8").spared == "the head and the first convolution"
     assert "all of it: too far off" in caplog.text and judged == ["int8", "int8"]
