@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from birdkit.backends import has_openvino
+from birdkit.backends.openvino_graph import openvino_core
 from birdkit.config import DistilConfig
 from birdkit.tables import DataError
 from birdkit.teacher_table import match_classes
@@ -69,13 +70,11 @@ class OpenVINO:
     name = "openvino"
 
     def __init__(self, path: Path) -> None:
-        import openvino
-
         try:
-            network = openvino.Core().read_model(path)
+            network = openvino_core().read_model(path)
         except RuntimeError as error:
             raise DataError(f"{path} cannot be read as an ONNX network: {error}") from error
-        self._compiled = openvino.Core().compile_model(network, "CPU", {
+        self._compiled = openvino_core().compile_model(network, "CPU", {
             "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()})
         self.inputs, self.outputs = ({one.any_name: _sizes(one) for one in ends}
                                      for ends in (network.inputs, network.outputs))

@@ -1,6 +1,7 @@
 """OpenVINO: the first choice on a CPU."""
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import tempfile
@@ -52,7 +53,7 @@ class OpenVINOClassifier(ExportedBackend):
         options = {"INFERENCE_PRECISION_HINT": asked, "PERFORMANCE_HINT": hints.PerformanceMode.THROUGHPUT}
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
-        compiled = openvino.Core().compile_model(network, "CPU", options)
+        compiled = openvino_core().compile_model(network, "CPU", options)
         effective = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         effective = EFFECTIVE.get(effective, effective)
         if effective != asked:
@@ -110,9 +111,21 @@ class OpenVINOClassifier(ExportedBackend):
         return _read(folder / f"{stem}.xml")
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The one openvino.Core of this process.
+
+    With a Core for each network (2026.4), a process that loaded bundles and later started another one died of a
+    segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _read(path: Path) -> Any:
     """The graph of an xml file with its weights in memory: a mapped file could change or vanish under it."""
     import openvino
 
     weights = np.frombuffer(path.with_suffix(".bin").read_bytes(), np.uint8)
-    return openvino.Core().read_model(path.read_bytes(), openvino.Tensor(weights))
+    return openvino_core().read_model(path.read_bytes(), openvino.Tensor(weights))
