@@ -122,7 +122,7 @@ def make_audit(table: Table, competition_dir: Path, work_dir: Path) -> None:
     path = work_dir / "recordings.parquet"
     if not path.is_file():
         preprocess.audit(competition_dir, work_dir, n_splits=config.n_splits, seed=recipe.config.seed,
-                         splitting=config.splitting)
+                         splitting=config.splitting, year=table.year)
     highest = int(pd.read_parquet(path, columns=["split"])["split"].max())
     if max(table.splits) > highest or highest >= config.n_splits:
         raise ValueError(f"{path} has the splits 0 to {highest}; table {table.name!r} is of {config.n_splits} splits, "

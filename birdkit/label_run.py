@@ -82,6 +82,8 @@ class LabelRun:
         for option, paths in (("--teachers", self.teachers), ("--files", self.files),
                               ("--root", [self.root] if self.root else []), ("--out", [self.out] if self.out else [])):
             command += [option, *map(str, paths)] if paths else []
+        command += ["--ensemble", str(self.ensemble)] if self.ensemble else []
+        command += ["--year", str(self.year)] if self.year else []
         return command + as_arguments(self.changes)
 
 

@@ -36,6 +36,7 @@ class Table:
     rounds         0: every run is one round. Otherwise every run of round 1 goes on to that round, each of its seeds by
                    itself: round 1 learns from labels of the baseline, which must be of round 0, and every later round
                    from labels of the run's own students. A run "half" is then compared as half_r1, half_r2 and so on
+    year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     question       what is to be found out
     """
 
@@ -49,6 +50,7 @@ class Table:
     round: int = 0
     pseudo_labels: str = ""
     rounds: int = 0
+    year: int = 0
     question: str = ""
 
     def __post_init__(self) -> None:
@@ -85,7 +87,7 @@ class Table:
 def read_table(path: Path | str) -> Table:
     """Read a table, strictly: ValueError names the file and what is wrong with it."""
     kinds = {"name": str, "recipe": str, "baseline": str, "runs": dict, "changes": dict, "split": int, "splits": list,
-             "seeds": list, "round": int, "pseudo_labels": str, "rounds": int, "question": str}
+             "seeds": list, "round": int, "pseudo_labels": str, "rounds": int, "year": int, "question": str}
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         unknown = sorted(set(values) - set(kinds))
@@ -171,7 +173,8 @@ def _trial(table: Table, name: str, round: int, split: int, seed: int, competiti
         full, before = f"{name}_r{round}", table.baseline if round == 1 else f"{name}_r{round - 1}"
         path = folder / f"{name}_seed{seed}" / pseudo_labels_name(round)
         teachers = [folder / before / f"split{one}_seed{seed}" / BEST for one in table.splits]
-        labelling = LabelRun(competition_dir, work_dir, recipe, round, settings, teachers, out=path)
+        labelling = LabelRun(competition_dir, work_dir, recipe, round, settings, teachers, out=path,
+                             year=table.year)
     return Trial(full, split, seed, Run(competition_dir, work_dir, recipe, round, split, settings,
-                                        out_dir=folder / full / f"split{split}_seed{seed}", pseudo_labels=path),
-                 name, labelling)
+                                        out_dir=folder / full / f"split{split}_seed{seed}", pseudo_labels=path,
+                                        year=table.year), name, labelling)

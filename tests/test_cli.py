@@ -200,7 +200,7 @@ def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace
     found = SimpleNamespace(table=str(table), asked={}, outcomes=())
 
     def note(table: plan.Table, *folders: Path, **options: object) -> experiments.Report:
-        found.asked = {"seeds": table.seeds, **options}
+        found.asked = {"seeds": table.seeds, "changes": table.changes, "year": table.year, **options}
         wanted = plan.trials(table, *folders)
         return experiments.Report(table, None, pd.DataFrame(), tuple(wanted), found.outcomes, tmp_path / "mixing.csv")
 
@@ -209,13 +209,14 @@ def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace
 
 
 def test_compare_hands_its_options_on(compared: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fewer seeds and fewer runs than the table's are for a first look."""
+    """Fewer seeds, runs and epochs than the table asks for are a first look."""
     levels = [logging.getLogger(name).level for name in ("birdkit", "birdkit.profiles")]
     assert cli.main(["compare", compared.table, "in", "work"]) == 0
-    assert compared.asked == {"seeds": (0, 1, 2), "jobs": 1, "only": []}
+    assert compared.asked == {"seeds": (0, 1, 2), "changes": {}, "year": 0, "jobs": 1, "only": []}
     assert [logging.getLogger(name).level for name in ("birdkit", "birdkit.profiles")] == levels
-    assert cli.main(["compare", compared.table, "in", "work", "--jobs", "2", "--seeds", "0", "5", "--only", "b"]) == 0
-    assert compared.asked == {"seeds": (0, 5), "jobs": 2, "only": ["b"]}
+    assert cli.main(["compare", compared.table, "in", "work", "--jobs", "2", "--seeds", "0", "5", "--only", "b",
+                     "--year", "2024", "--set", "train__epochs=1"]) == 0
+    assert compared.asked == {"seeds": (0, 5), "changes": {"train__epochs": 1}, "year": 2024, "jobs": 2, "only": ["b"]}
     assert capsys.readouterr().out.splitlines()[-1] == "missing: b/split0_seed5"
 
 

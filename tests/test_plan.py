@@ -101,7 +101,7 @@ def test_a_table_over_rounds_labels_with_its_own_students(tmp_path: Path) -> Non
     """Round 1 learns from the baseline of the same seed and every later one from the round before, never from another
     seed's: else the seeds would not be three proofs but one."""
     table = Table("t", "tiny", "a", {"a": {}, "b": {"round": 1, "train__epochs": 3}}, seeds=(0, 2), splits=(0, 1),
-                  rounds=2)
+                  rounds=2, year=2024)
     wanted = {str(trial): trial for trial in trials(table, Path("in"), Path("work"))}
     assert [name for name in wanted if "seed2" in name] == [
         f"{name}/split{split}_seed2" for split in (0, 1) for name in ("a", "b_r1", "b_r2")]
@@ -117,6 +117,7 @@ def test_a_table_over_rounds_labels_with_its_own_students(tmp_path: Path) -> Non
     command = last.labels.command()
     assert command[3:6] == ["label", "in", "work"] and command[command.index("--round") + 1] == "2"
     assert command[command.index("--out") + 1] == str(last.labels.table)
+    assert all(one[one.index("--year") + 1] == "2024" for one in (command, last.run.command()))
     assert len({trial.run.changes["seed"] for trial in wanted.values()}) == len(wanted)
 
 

@@ -62,8 +62,10 @@ def add_learning(commands: Commands) -> None:
     command.add_argument("--jobs", type=int, default=1, metavar="N",
                          help="trainings at once; 0 compares what is done (default: %(default)s)")
     command.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of the table's")
+    add_changes(command)
     command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these runs")
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
+    add_year(command)
     command.set_defaults(command=_compare_command)
 
     command = commands.add_parser("rounds", help="what each round of pseudo-labelling brought")
@@ -117,6 +119,7 @@ def _compare_command(options: argparse.Namespace) -> None:
     table = plan.read_table(options.table)
     if options.seeds is not None:
         table = dataclasses.replace(table, seeds=tuple(options.seeds))
+    table = dataclasses.replace(table, changes={**table.changes, **dict(options.set)}, year=options.year or table.year)
     with quiet("birdkit.profiles"):  # it would say the year for every training
         report = experiments.run_table(table, options.competition_dir, options.work_dir, jobs=options.jobs,
                                        only=options.only)
