@@ -4,7 +4,7 @@ The package, from the ground up; a module imports only from the rows above it.
 
 names and arithmetic, without torch      registry settings folding windows metrics comparison decisions postprocess
                                          blending rows effects weight_fit profiles kaggle jobs window_index disk offline
-                                         manifest sending
+                                         manifest sending repetition
 what a run is; files to waves            config audio crops packed splits marks filecache batch output composition
                                          ambience calls distributed pace
 the one image; what is learnt, and how   frontend presets losses augmentations sampling optimisation recipes

@@ -25,6 +25,7 @@ from birdkit.listening import Listened, Listener
 from birdkit.output import SEDOutput
 from birdkit.pace import Clock, one_thread
 from birdkit.predictor import Predictor, load_predictors
+from birdkit.repetition import TOLERANCE, Spread, spread, spread_of_probabilities
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
 from birdkit.tables import CALL
 from birdkit.view import LEAST_WINDOW_S
@@ -71,6 +72,7 @@ class Apart:
     duration_s  length of the soundscape
     notes       what is unusual about it
     n_used      predictors that heard it, from the front of the list
+    spreads     of each of those, how far apart its rows lie
     """
 
     name: str
@@ -79,6 +81,7 @@ class Apart:
     duration_s: float
     notes: tuple[str, ...]
     n_used: int
+    spreads: tuple[Spread, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,14 @@ class Heard:
     probabilities  (W, K) float32
     apart          (P, W, K) float32 as `Apart` has it; without predictors, (0, W, K), where nobody asked for it
     duration_s     length of the soundscape
+    spreads        of each predictor, how far apart its rows lie
     """
 
     name: str
     probabilities: np.ndarray
     apart: np.ndarray
     duration_s: float
+    spreads: tuple[Spread, ...]
 
 
 def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, window_s: float,
@@ -235,7 +240,8 @@ class Ensemble:
             raise ValueError(f"mean = {self.mean!r} needs the rows of all soundscapes, but one is asked for at a time")
         levels = self._levels(deadline)
         for one in self.listen(named, n_soundscapes, faults=faults, deadline=deadline, workers=workers):
-            yield Heard(one.name, self._joined(one, levels), one.apart if apart else one.apart[:0], one.duration_s)
+            yield Heard(one.name, self._joined(one, levels), one.apart if apart else one.apart[:0], one.duration_s,
+                        one.spreads)
 
     def _levels(self, deadline: Clock | None) -> Levels | None:
         """What keeps soundscapes comparable that fewer predictors hear; nothing where that cannot happen, and where
@@ -272,25 +278,31 @@ class Ensemble:
             if faulty:
                 raise PredictionError(f"{heard.name}: {faulty} of {values.size} probabilities are not finite, from "
                                       f"predictors {one.hash[:12] or one.config.name}")
+            return values
+
+        def finished(one: Predictor, values: np.ndarray) -> np.ndarray:
             if not one.postprocess:
                 return values
             return postprocess.apply(np.clip(values, 0, 1), one.postprocess, classes=one.classes, file=heard.name)
 
         apart = np.full((len(self.predictors), windows, len(self.classes)), np.nan, np.float32)
         column = {name: index for index, name in enumerate(self.classes)}
+        spreads = []
         for into, predictor, output in zip(apart, self.predictors, heard.outputs, strict=False):
             pairs = [(column[name], own) for own, name in enumerate(predictor.classes)
                      if name in column and name in predictor.speaks_for]
-            values = of_windows(predictor, output)
+            raw = of_windows(predictor, output)
+            spreads.append(_spread(predictor, output, raw))
+            values = finished(predictor, raw)
             for to, own in pairs:
                 into[:, to] = values[:, own]
         calls = np.ones(windows)
         if self.gates:
-            calls = np.average([of_windows(one, output)[:, 0]
+            calls = np.average([finished(one, of_windows(one, output))[:, 0]
                                 for one, output in zip(self.gates, heard.calls, strict=True)],
                                axis=0, weights=[one.share for one in self.gates])
         return Apart(heard.name, apart, calls, heard.soundscape.duration_s, heard.soundscape.notes,
-                     len(heard.outputs))
+                     len(heard.outputs), tuple(spreads))
 
     def _joined(self, one: Apart, levels: Levels | None) -> np.ndarray:
         """The probabilities of one soundscape's windows, (W, K) float32, blended by a way that needs no others."""
@@ -325,6 +337,12 @@ class Ensemble:
         return Predictions(table, pd.DataFrame({"file": list(faults), "reason": list(faults.values())}, dtype=object),
                            {one.name: one.duration_s for one, _ in rows},
                            {one.name: one.notes for one, _ in rows if one.notes}, tuple(dropped))
+
+
+def _spread(predictor: Predictor, output: SEDOutput, windows: np.ndarray) -> Spread:
+    """How far apart the clips of a soundscape lie, and the windows, (W, K), that were made of them."""
+    of_clips = [spread(logits.numpy()) for logits in (output.clip_logits, output.segment_logits)]
+    return Spread(max(of_clips), spread_of_probabilities(windows), TOLERANCE[predictor.precision])
 
 
 def _checked_gates(gates: Sequence[Predictor], how: str) -> list[Predictor]:

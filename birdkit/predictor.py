@@ -82,6 +82,11 @@ class Predictor:
                     n_segments=one.n_segments)
                 for times in config.inference.scales for one in [lengthen(model, times)]]
 
+    @property
+    def precision(self) -> str:
+        """What the network computes with, one of birdkit.backends.PRECISIONS."""
+        return getattr(self.classify, "precision", self.config.inference.precision)
+
     def images(self, clips: np.ndarray) -> Tensor:
         """(B, N) -> (B, C, H, W), on the predictor's device; clip by clip on a CPU, whose caches hold one clip."""
         rows = 1 if self.device.type == "cpu" else self.config.inference.batch_size

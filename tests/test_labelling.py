@@ -17,8 +17,10 @@ from tiny_teacher import CLASSES, teacher, tiny_run
 from birdkit import audio, frontend
 from birdkit.config import LabelConfig, RunConfig
 from birdkit.inference import Ensemble, Heard
+from birdkit.predictor import load_predictors
 from birdkit.pseudolabel import PseudoLabelError, guards, label, label_files, provenance, read, table
 from birdkit.pseudolabel.parts import Parts
+from birdkit.repetition import Spread
 from birdkit.settings import replace
 
 Soundscapes = tuple[Path, list[str]]
@@ -261,8 +263,10 @@ def test_a_file_that_is_one_clip_may_sound_the_same_in_all_its_windows(tmp_path:
     rows = run((tmp_path, ["short.wav", "long.wav"]), [one], tmp_path / "a.parquet")
     spread = {str(file): np.ptp(values(part), axis=0).max() for file, part in rows.groupby("file")}
     assert spread["short.wav"] == 0 < spread["long.wav"]
-    with pytest.raises(PseudoLabelError, match="all 2 windows have the same"):
-        guards.refuse_constant("short.wav", np.ones((2, 3)), tmp_path / "short.wav", duration_s=3.5)
+    cut = load_predictors([teacher(tmp_path / "cut.safetensors", tiny_run(clip_s=4.0))], backend="torch")
+    repeated = Heard("short.wav", np.ones((2, 3)), np.ones((0, 2, 3)), 3.5, (Spread(float("nan"), 0.0),))
+    with pytest.raises(PseudoLabelError, match=r"short\.wav: all 2 windows have the same"):
+        guards.refuse_repeated(repeated, cut, tmp_path / "short.wav")  # whose windows are of unlike segments
 
 
 def test_what_was_labelled_is_counted(soundscapes: Soundscapes, two: list[Path], tmp_path: Path) -> None:

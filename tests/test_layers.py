@@ -17,7 +17,7 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 # From the ground up. A module imports from lower rows, or from its own where that makes no circle.
 LAYERS = (
     "registry settings folding metrics comparison decisions postprocess blending rows effects weight_fit profiles "
-    "kaggle windows jobs window_index disk offline manifest sending",
+    "kaggle windows jobs window_index disk offline manifest sending repetition",
     "config audio splits batch output ambience calls composition crops packed distributed filecache marks pace",
     "frontend losses augmentations sampling presets recipes soundscapes view optimisation",
     "models fingerprint",

@@ -5,14 +5,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 from conftest import RATE, noise, tone
-from tiny_teacher import CLASSES, teacher
+from tiny_teacher import CLASSES, teacher, tiny_run
 
-from birdkit import checkpoint, frontend, pseudolabel
+from birdkit import checkpoint, frontend, pseudolabel, recipes
 from birdkit.config import LabelConfig, RunConfig
 from birdkit.inference import predict
+from birdkit.output import SEDOutput
 from birdkit.predictor import Predictor, load_predictors
 from birdkit.pseudolabel import PseudoLabelError, label, provenance, read
+from birdkit.repetition import spread_of_probabilities
 from birdkit.settings import replace, to_dict
 
 
@@ -44,24 +47,65 @@ def test_a_table_says_where_it_comes_from(small_run: RunConfig, tmp_path: Path, 
     assert origin["versions"]["frontend"] == str(frontend.VERSION) and origin["settings"]["mean"] == "probabilities"
 
 
-def test_a_labeller_that_repeats_the_first_window_is_an_error(small_run: RunConfig, tmp_path: Path, files: list[str],
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second seed's second round: 20 equal rows for every soundscape, found by nobody until the score fell."""
-    one = teacher(tmp_path / "one.safetensors", small_run)
-    correct = Predictor.window_probabilities
+def repeat_one(patch: pytest.MonkeyPatch, stage: str) -> None:
+    """A labeller that takes the first window, the output of the first clip, or its image, for all of a soundscape."""
+    windows, outputs, images = Predictor.window_probabilities, Predictor.__call__, Predictor.images
 
-    def repeating(self: Predictor, *args: object, **named: object) -> np.ndarray:
-        rows = correct(self, *args, **named)  # type: ignore[arg-type]
+    def one_window(self: Predictor, *args: object, **named: object) -> np.ndarray:
+        rows = windows(self, *args, **named)  # type: ignore[arg-type]
         return np.repeat(rows[:1], len(rows), axis=0)
 
-    monkeypatch.setattr(Predictor, "window_probabilities", repeating)
-    with pytest.raises(PseudoLabelError, match=r"0\.wav: all 3 windows have the same probabilities"):
-        label(files, [one], path=tmp_path / "labels.parquet", round=1, root=tmp_path, backend="torch", progress=False)
+    def one_output(self: Predictor, given: torch.Tensor) -> SEDOutput:
+        output = outputs(self, given)
+        first = [one[:1].expand_as(one) for one in (output.clip_logits, output.segment_logits, output.attention)]
+        return SEDOutput(*first, output.pooled)
+
+    def one_image(self: Predictor, clips: np.ndarray) -> torch.Tensor:
+        made = images(self, clips)
+        return made[:1].expand_as(made).contiguous()
+
+    name, broken = {"window": ("window_probabilities", one_window), "output": ("__call__", one_output),
+                    "image": ("images", one_image)}[stage]
+    patch.setattr(Predictor, name, broken)
+
+
+# How a run of each kind predicts: `small` hears clips of 5 s every 1.25 s, each whole, `t4` clips of 10 s every 5 s,
+# by segments and smoothed.
+KINDS = {"small": replace(tiny_run(clip_s=5.0), inference=recipes.get("small").run(1, 0).inference),
+         "t4": replace(tiny_run(clip_s=10.0), inference=recipes.get("t4").run(1, 0).inference),
+         "contiguous": tiny_run(clip_s=5.0), "shorter clips": tiny_run(clip_s=2.0)}
+
+
+@pytest.mark.parametrize("stage", ["window", "output", "image"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_labeller_that_repeats_the_first_window_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                              kind: str, stage: str) -> None:
+    """The second seed's second round: 20 equal rows for every soundscape, found by nobody until the score fell.
+
+    With overlapping clips rows are equal but for rounding, and with partial ones they differ.
+    """
+    sf.write(tmp_path / "a.wav", np.concatenate([noise(15), noise(16) + tone(2000, 16)]), RATE, subtype="FLOAT")
+    one = teacher(tmp_path / "one.safetensors", KINDS[kind])
+    with monkeypatch.context() as patch:
+        repeat_one(patch, stage)
+        with pytest.raises(PseudoLabelError, match=r"a\.wav: all (7 windows|clips) have the same"):
+            label(["a.wav"], [one], path=tmp_path / "labels.parquet", round=1, root=tmp_path, backend="torch",
+                  progress=False)
     assert not (tmp_path / "labels.parquet").exists()
-    monkeypatch.undo()  # the same command goes on once the labeller is mended, and finds nothing of the broken one
-    mended = label(files, [one], path=tmp_path / "labels.parquet", round=1, root=tmp_path, backend="torch",
+    # The same command goes on once the labeller is mended, and finds nothing of the broken one.
+    mended = label(["a.wav"], [one], path=tmp_path / "labels.parquet", round=1, root=tmp_path, backend="torch",
                    progress=False)
-    assert all(np.ptp(values(rows), axis=0).any() for _, rows in mended.groupby("file"))
+    assert np.ptp(values(mended), axis=0).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["small", "contiguous"])
+def test_a_hum_may_be_the_same_all_the_time(tmp_path: Path, kind: str) -> None:
+    """A recorder beside a transformer is no broken labeller, whatever the hum's phase where a clip begins."""
+    sf.write(tmp_path / "hum.wav", tone(1000.3, 20), RATE, subtype="FLOAT")
+    one = teacher(tmp_path / "one.safetensors", KINDS[kind])
+    table = label(["hum.wav"], [one], path=tmp_path / "labels.parquet", round=1, root=tmp_path, backend="torch",
+                  progress=False)
+    assert len(table) == 4 and spread_of_probabilities(values(table)) < 0.01
 
 
 def test_silence_may_be_the_same_all_the_time(small_run: RunConfig, tmp_path: Path) -> None:

@@ -6,15 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from birdkit import audio
 from birdkit.config import LabelConfig
+from birdkit.inference import Heard
 from birdkit.predictor import Predictor
 from birdkit.pseudolabel.table import PseudoLabelError
-from birdkit.view import LEAST_WINDOW_S
+from birdkit.repetition import Spread, spread_of_probabilities
+from birdkit.soundscapes import SoundscapeFile
 
 SILENCE = 1e-6  # largest sample of a soundscape that may have equal windows
+SAME_IMAGE = 0.05  # how far images of a steady hum may be apart, as a share of their deviation; of noise it is above 1
 FEW_CLASSES = 2  # of so few, one always takes half of the labels
+_ONE_WINDOW = "all {} windows have the same probabilities"
+_ONE_CLIP = "all clips have the same output, though they sound unlike and make {} windows"
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,6 @@ class Teacher:
         seen = {name} & self.one.seen | {content} & self.one.seen_content
         return bool(seen - self.one.pseudo if by_people else seen)
 
-    def one_clip_s(self) -> float:
-        """The longest file in all windows of which it rightly hears the same: a single clip that is not divided.
-
-        0 where its windows are pooled from the segments that lie in them.
-        """
-        config = self.one.config
-        undivided = config.inference.pool == "clips" or config.model.head_axis == "frequency"
-        shortest_s = min(one.config.frontend.clip_s for one in self.predictors)
-        return shortest_s + LEAST_WINDOW_S / 2 if undivided else 0.0  # a rest so short gets no clip of its own
-
 
 def refuse_late(teachers: Sequence[Teacher], round: int) -> None:
     """PseudoLabelError where a teacher is of the round that it labels for, or of a later one."""
@@ -63,18 +59,47 @@ def refuse_foreign_classes(teachers: Sequence[Teacher], classes: Sequence[str]) 
                                    f"not among the {len(classes)} of the taxonomy: {', '.join(foreign[:5])}")
 
 
-def refuse_constant(file: str, probabilities: np.ndarray, path: Path, *, duration_s: float,
-                    one_clip_s: float = 0.0) -> None:
-    """PseudoLabelError where a soundscape of several windows has the same probabilities, (W, K), in all of them.
+def refuse_repeated(heard: Heard, predictors: Sequence[Predictor], path: Path) -> None:
+    """PseudoLabelError where one window, or one clip, of a soundscape was taken for all of them.
 
-    Digital silence sounds the same all the time, and so do the windows of a file of at most `one_clip_s` seconds, which
-    the network hears as one; anything else is a labeller that repeats itself.
+    The windows show a labeller that repeats one of them; only the clips show one that repeats an image or an output,
+    for windows that hold parts of several clips, or are smoothed, differ even so. What sounds the same all the time may
+    have equal rows: digital silence, a hum, and the windows of a file that the network hears as a single clip.
+
+    heard       what `predictors` say of the audio at `path`; its `spreads` are theirs
     """
-    if len(probabilities) < 2 or np.ptp(probabilities, axis=0).any() or duration_s <= one_clip_s:
-        return
-    if audio.check(path).peak > SILENCE:
-        raise PseudoLabelError(f"{file}: all {len(probabilities)} windows have the same probabilities; the labeller "
-                               "repeats one window, or the teachers hear nothing at all")
+    faults = [fault for one, of in zip(predictors, heard.spreads, strict=True) if (fault := _repeats(one, of, path))]
+    own = all(of.windows_are_one for of in heard.spreads)
+    if not own and spread_of_probabilities(heard.probabilities) <= max(of.tolerance for of in heard.spreads):
+        faults.append(_ONE_WINDOW)
+    if faults and audio.check(path).peak > SILENCE:
+        raise PseudoLabelError(f"{heard.name}: {faults[0].format(len(heard.probabilities))}; the labeller repeats it, "
+                               "or the teacher hears nothing at all")
+
+
+def _repeats(one: Predictor, of: Spread, path: Path) -> str:
+    """What a predictor repeats in all windows or clips, in words; "" for nothing, or where that is right."""
+    if not (of.clips_are_one or of.windows_are_one):
+        return ""
+    if np.isnan(of.clips):
+        config = one.config
+        undivided = config.inference.pool == "clips" or config.model.head_axis == "frequency" or one.n_segments < 2
+        return "" if undivided else _ONE_WINDOW
+    if of.clips_are_one and _sounds_the_same(one, path):
+        return ""
+    return _ONE_WINDOW if of.windows_are_one else _ONE_CLIP
+
+
+@torch.inference_mode()
+def _sounds_the_same(one: Predictor, path: Path) -> bool:
+    """Whether a predictor's front end shows the same in all clips of a soundscape, but for SAME_IMAGE."""
+    soundscape = SoundscapeFile(path)
+    starts = one.view.starts(soundscape.n_samples(one.config.frontend.sample_rate_hz))
+    images = (one.frontend(torch.from_numpy(one.view.clips(soundscape, starts[i:i + 1])).to(one.device))
+              for i in range(len(starts)))
+    first = next(images)
+    most = SAME_IMAGE * float(first.std()) + 1e-6
+    return all(float((image - first).square().mean().sqrt()) <= most for image in images)
 
 
 def refuse_dominant(counts: np.ndarray, classes: Sequence[str], config: LabelConfig) -> None:

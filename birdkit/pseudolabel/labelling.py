@@ -25,13 +25,14 @@ from birdkit.ensembles import Prepared, load_ensemble
 from birdkit.filecache import FileCache
 from birdkit.inference import Ensemble, Heard, load_predictors
 from birdkit.kaggle import Workspace
+from birdkit.predictor import Predictor
 from birdkit.pseudolabel.agreement import Agreement
 from birdkit.pseudolabel.guards import (
     Teacher,
-    refuse_constant,
     refuse_dominant,
     refuse_foreign_classes,
     refuse_late,
+    refuse_repeated,
 )
 from birdkit.pseudolabel.parts import Part, Parts
 from birdkit.pseudolabel.table import SURE, PseudoLabelError, TableWriter, empty, frontend_hash, read
@@ -109,8 +110,9 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str] | En
     backend         of the networks on a CPU, None for the teachers' own; on a GPU it is torch
     device          "auto" (a GPU where there is one), "cpu" or "cuda"
 
-    Raises PseudoLabelError where all windows of a soundscape that is not silent are equal, a class takes too many
-    labels, a teacher is of this or a later round or knows a class that is none, or nothing is left to label.
+    Raises PseudoLabelError where all windows of a soundscape, or a teacher's outputs for all clips of it, are equal
+    though it does not sound the same all the time, a class takes too many labels, a teacher is of this or a later round
+    or knows a class that is none, or nothing is left to label.
     """
     config = config or LabelConfig()
     path = Path(path)
@@ -214,23 +216,23 @@ class _Labeller:
             for members, group in groups.items():
                 todo = [name for name in group if name not in known]
                 before = len(faults)
-                with closing(self._hear(members, todo, faults)) as heard:
+                predictors = [one for index in members for one in self.teachers[index].predictors]
+                with closing(self._hear(predictors, todo, faults, apart=len(members) > 1)) as heard:
                     for one in heard:
-                        refuse_constant(one.name, one.probabilities, self.root / one.name, duration_s=one.duration_s,
-                                        one_clip_s=min(self.teachers[index].one_clip_s() for index in members))
+                        refuse_repeated(one, predictors, self.root / one.name)
                         sums = agreement.of(self._of_teachers(one.apart, members), members)
                         parts.add(Part(one.name, one.probabilities, sums), stamps[one.name])
                         bar.update()
                 bar.update(len(faults) - before)
         return faults
 
-    def _hear(self, members: Sequence[int], names: Sequence[str], faults: dict[str, str]) -> Generator[Heard]:
-        """What some of the teachers hear in files, one file after the other."""
-        predictors = [one for index in members for one in self.teachers[index].predictors]
+    def _hear(self, predictors: Sequence[Predictor], names: Sequence[str], faults: dict[str, str], *,
+              apart: bool) -> Generator[Heard]:
+        """What the predictors of some teachers hear in files, one file after the other."""
         ensemble = Ensemble(predictors, window_s=self.window_s, stride_s=self.stride_s, classes=self.classes,
                             mean=self.mean, members=self.members)
         opened = ((name, lambda name=name: SoundscapeFile(self.root / name)) for name in names)  # type: ignore[misc]
-        yield from ensemble.stream(opened, len(names), faults=faults, apart=len(members) > 1)
+        yield from ensemble.stream(opened, len(names), faults=faults, apart=apart)
 
     def _of_teachers(self, apart: np.ndarray, members: Sequence[int]) -> np.ndarray:
         """(P, W, K) of predictors -> (M, W, K) of teachers: the mean over the scales of each."""
