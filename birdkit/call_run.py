@@ -79,8 +79,9 @@ class CallRun:
                                                       window_s=competition.window_s, **how)]
         if not work.look(work.pseudo_labels_path(1).name):
             return []
-        labels = pseudolabel.read(work.look(work.pseudo_labels_path(1).name)[0],
-                                  classes=profiles.read_classes(folder), expected_round=1)
+        labels = pseudolabel.read_for_training(work.look(work.pseudo_labels_path(1).name)[0],
+                                               classes=profiles.read_classes(folder), expected_round=1,
+                                               config=config.labelling)
         recordings, soundscapes = (pd.read_parquet(path) for path in (work.recordings(), work.soundscapes()))
         found = call_sources.competition(recordings, soundscapes, labels)
         inside = folder.relative_to(how["root"])

@@ -55,7 +55,10 @@ class Relabelling:
                 raise FileNotFoundError(f"{path}, of which this run was learning at step {self.trainer.step}, is gone")
             self._label(path, progress=progress)
         self.trainer.world.agree(False)  # the others wait here
-        return replace(self.given, pseudo_labels=pseudolabel.read(path, classes=self.given.classes))
+        config = self.given.config
+        labels = pseudolabel.read_for_training(path, classes=self.given.classes, expected_round=config.round + 1,
+                                               config=config.labelling)
+        return replace(self.given, pseudo_labels=labels)
 
     def _label(self, path: Path, *, progress: bool) -> None:
         """Label the soundscapes with the model as it would be deployed now.

@@ -81,12 +81,14 @@ class Run:
     def labels(self, config: RunConfig) -> dict[str, pd.DataFrame | None]:
         """The tables of labels beside people's of recordings, as birdkit.training.fit takes them, checked.
 
-        Those of the recordings themselves only where the config learns from them.
+        Those of the recordings themselves only where the config learns from them. Raises what
+        birdkit.pseudolabel.read_for_training raises.
         """
         classes, work = self.classes(), kaggle.Workspace(self.work_dir)
 
         def read(path: Path | None) -> pd.DataFrame | None:
-            return None if path is None else pseudolabel.read(path, classes=classes, expected_round=self.round)
+            return None if path is None else pseudolabel.read_for_training(
+                path, classes=classes, expected_round=self.round, config=config.labelling)
 
         windows = work.labelled_soundscapes()
         return {"pseudo_labels": read(self.pseudo_label_table()),

@@ -66,7 +66,7 @@ def test_without_labels_the_teachers_of_round_1_are_asked(place: Path, tmp_path:
     work.pseudo_labels_path(1).touch()
     labels = pd.DataFrame({"file": ["heard/a.ogg"] * 2, "start_s": [0.0, 5.0], "end_s": [5.0, 10.0],
                            "owl": np.float32([0.9, 0.01])})
-    monkeypatch.setattr(pseudolabel, "read", lambda *_, **__: labels)
+    monkeypatch.setattr(pseudolabel, "read_for_training", lambda *_, **__: labels)
     run = CallRun(place, work.folder, changes=CHANGES, noise=[tmp_path / "wind"])
     table, _ = run.table(run.config())
     inside = table[~table["file"].str.startswith("wind/")]

@@ -197,16 +197,16 @@ def test_a_class_that_takes_most_labels_is_an_error_that_costs_nothing(
     assert names == []
 
 
-@pytest.mark.parametrize(("counts", "speaks"), [([500, 1, 0], True), ([300, 250, 50], False), ([499, 0, 0], False)])
+@pytest.mark.parametrize(("counts", "speaks"), [([60, 1, 0], True), ([50, 40, 10], False), ([49, 0, 0], False)])
 def test_a_dominant_class_is_one_among_enough_labels(counts: list[int], speaks: bool) -> None:
     """Among a handful of labels one class soon has most, and that says nothing of the teachers."""
     said = ""
     try:
-        guards.refuse_dominant(np.array(counts), CLASSES, LabelConfig())
+        guards.refuse_dominant(np.array(counts), CLASSES, LabelConfig(), of="x.parquet")
     except PseudoLabelError as error:
         said = str(error)
-    assert ("ant takes 500 of 501 labels, 100%" in said) == speaks and bool(said) == speaks
-    guards.refuse_dominant(np.array([9000, 0]), CLASSES[:2], LabelConfig())  # one of two always takes half
+    assert ("x.parquet: ant takes 60 of 61 labels, 98%" in said) == speaks and bool(said) == speaks
+    guards.refuse_dominant(np.array([9000, 0]), CLASSES[:2], LabelConfig(), of="x")  # one of two always takes half
 
 
 def test_a_teacher_of_other_classes_is_refused(soundscapes: Soundscapes, tmp_path: Path) -> None:

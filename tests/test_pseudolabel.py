@@ -185,6 +185,42 @@ def test_values_that_are_no_probabilities_are_refused(small_run: RunConfig, tmp_
         read(tmp_path / "x.parquet")
 
 
+def test_a_table_is_checked_again_before_it_is_trained_on(tmp_path: Path) -> None:
+    """The second seed's broken table was read by training alone: whoever made it, what it holds must be possible."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"file": np.repeat(["a", "b", "c"], 20), "start_s": np.tile(5.0 * np.arange(20), 3)})
+    rows = rows.assign(end_s=rows["start_s"] + 5, **{name: rng.uniform(0, 0.9, 60) for name in CLASSES})
+    path, config = tmp_path / "x.parquet", LabelConfig()
+
+    def trained_on(table: pd.DataFrame, config: LabelConfig = config, **origin: object) -> pd.DataFrame:
+        pseudolabel.write_table(path, table, CLASSES, {"round": 1, "teachers": [], **origin})
+        return pseudolabel.read_for_training(path, classes=CLASSES, expected_round=1, config=config)
+
+    assert len(trained_on(rows)) == 60
+    repeated, is_b = rows.copy(), rows["file"] == "b"
+    repeated.loc[is_b, list(CLASSES)] = rows.loc[0, list(CLASSES)].to_numpy(float) + rng.uniform(0, 1e-8, (20, 3))
+    with pytest.raises(PseudoLabelError, match=r"x\.parquet: b: all 20 windows have the same probabilities"):
+        trained_on(repeated)
+    assert len(trained_on(repeated, same_all_the_time={"files": ["b"], "tolerance": 1e-4})) == 60
+    assert len(trained_on(rows.assign(**dict.fromkeys(CLASSES, 0.0)))) == 60  # a floor above all of them
+    loud = rows.assign(ant=0.9 + 0.05 * rows["ant"])
+    with pytest.raises(PseudoLabelError, match=r"x\.parquet: ant takes 60 of \d+ labels, .*most_share = 0\.4:"):
+        trained_on(loud, LabelConfig(most_share=0.4))
+    # Whoever made it has listened, and raised the share.
+    assert len(trained_on(loud, LabelConfig(most_share=0.4), settings={"most_share": 0.9})) == 60
+
+
+def test_what_was_heard_to_be_the_same_is_trained_on(tmp_path: Path) -> None:
+    """The labeller had the audio; its table says which files sound the same all the time."""
+    sf.write(tmp_path / "silent.wav", np.zeros(15 * RATE, np.float32), RATE)
+    path = tmp_path / "labels.parquet"
+    label(["silent.wav"], [teacher(tmp_path / "one.safetensors", KINDS["contiguous"])], path=path, round=1,
+          root=tmp_path, backend="torch", progress=False)
+    table = pseudolabel.read_for_training(path, classes=CLASSES, expected_round=1, config=LabelConfig())
+    assert spread_of_probabilities(values(table)) == 0
+    assert provenance(path)["same_all_the_time"] == {"files": ["silent.wav"], "tolerance": 1e-4}
+
+
 def test_the_first_round_has_an_empty_table(tmp_path: Path) -> None:
     """Notebook 02 runs in every round; without teachers it says so and writes a table without rows."""
     path = tmp_path / "labels.parquet"

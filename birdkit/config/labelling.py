@@ -35,7 +35,9 @@ class LabelConfig:
     least_peak    windows in which no class reaches this are not written, in [0, 1] (BirdCLEF 2025 second place: 0.5)
     most_share    largest share of all labels that one class may take, in (0, 1]; a class above is an error. In the
                   second seed's first round two frogs took more than half of them; it gave them higher thresholds
-    share_from    labels that there must be before `most_share` speaks: among a few, one class is soon most of them
+    share_from    labels that there must be before `most_share` speaks: among a few, one class is soon most of them. A
+                  class that is heard everywhere makes labels itself: in 564 windows of 47 real soundscapes teachers of
+                  `small` made 26 to 109, at most 31 % of one class
     recordings    True also labels the train recordings, each by teachers that were not trained on it: what
                   self-distillation learns missing secondary labels from
 
@@ -53,7 +55,7 @@ class LabelConfig:
     floor: float = 0.0
     least_peak: float = 0.0
     most_share: float = 0.5
-    share_from: int = 500
+    share_from: int = 50
     recordings: bool = False
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ Two mistakes cost the second seed its second round: every window of a minute car
 label columns were taken by position. Here the one is an error that names the file, and the other cannot be written.
 What training makes of the probabilities (power, floor) is in its own config; how they are made is in LabelConfig.
 """
+from birdkit.pseudolabel.guards import read_for_training
 from birdkit.pseudolabel.labelling import EnsembleTeachers, Labelled, label, label_files
 from birdkit.pseudolabel.table import (
     SURE,
@@ -19,4 +20,5 @@ from birdkit.pseudolabel.table import (
 from birdkit.pseudolabel.trust import Change, Example, Trust, assess
 
 __all__ = ["SURE", "Change", "EnsembleTeachers", "Example", "Labelled", "PseudoLabelError", "TableWriter", "Trust",
-           "assess", "empty", "frontend_hash", "label", "label_files", "provenance", "read", "stream", "write_table"]
+           "assess", "empty", "frontend_hash", "label", "label_files", "provenance", "read",
+           "read_for_training", "stream", "write_table"]

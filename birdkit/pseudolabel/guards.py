@@ -2,18 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from birdkit import audio
 from birdkit.config import LabelConfig
 from birdkit.inference import Heard
 from birdkit.predictor import Predictor
-from birdkit.pseudolabel.table import PseudoLabelError
-from birdkit.repetition import Spread, spread_of_probabilities
+from birdkit.pseudolabel.table import STEADY, SURE, PseudoLabelError, provenance, read
+from birdkit.repetition import TOLERANCE, Spread, spread_of_probabilities
 from birdkit.soundscapes import SoundscapeFile
 
 SILENCE = 1e-6  # largest sample of a soundscape that may have equal windows
@@ -102,14 +103,37 @@ def _sounds_the_same(one: Predictor, path: Path) -> bool:
     return all(float((image - first).square().mean().sqrt()) <= most for image in images)
 
 
-def refuse_dominant(counts: np.ndarray, classes: Sequence[str], config: LabelConfig) -> None:
+def refuse_dominant(counts: np.ndarray, classes: Sequence[str], config: LabelConfig, *, of: Path | str) -> None:
     """PseudoLabelError where one class takes more than `most_share` of all labels.
 
     counts  labels of each class, (K,); fewer than `share_from` in all say nothing, nor do they of one or two classes
+    of      the table
     """
     total, largest = int(counts.sum()), int(counts.argmax())
     share = counts[largest] / max(total, 1)
     if len(classes) > FEW_CLASSES and total >= config.share_from and share > config.most_share:
-        raise PseudoLabelError(f"{classes[largest]} takes {int(counts[largest])} of {total} labels, {share:.0%}, more "
-                               f"than labelling.most_share = {config.most_share:g}: the teachers hear it everywhere. "
-                               "Listen to some; if it is true, raise the share")
+        raise PseudoLabelError(f"{of}: {classes[largest]} takes {int(counts[largest])} of {total} labels, {share:.0%}, "
+                               f"more than labelling.most_share = {config.most_share:g}: the teachers hear it "
+                               "everywhere. Listen to some; if it is true, raise the share")
+
+
+def read_for_training(path: Path | str, *, classes: Sequence[str], expected_round: int,
+                      config: LabelConfig) -> pd.DataFrame:
+    """A table as birdkit.pseudolabel.read gives it, whoever wrote it, after the guards that need no audio.
+
+    config  whose `most_share` holds, or that which the table was made with, if it is larger
+
+    Raises PseudoLabelError, with the path, where a file has equal probabilities in all windows and the table does not
+    say that it was heard to sound the same all the time, or a class takes too many labels; and what `read` raises.
+    """
+    table, origin = read(path, classes=classes, expected_round=expected_round), provenance(path)
+    steady, values = origin.get(STEADY, {"files": (), "tolerance": TOLERANCE["f32"]}), table[list(classes)].to_numpy()
+    known = set(steady["files"])
+    for file, rows in table.groupby("file", sort=False).indices.items():
+        same = spread_of_probabilities(values[rows]) <= steady["tolerance"]
+        if same and values[rows].any() and file not in known:  # a floor may have left a file nothing but zeros
+            raise PseudoLabelError(f"{path}: {file}: {_ONE_WINDOW.format(len(rows))}; whoever made the table repeated "
+                                   "one window: label anew")
+    own = origin.get("settings", {}).get("most_share", 0.0)
+    refuse_dominant((values >= SURE).sum(0), classes, replace(config, most_share=max(own, config.most_share)), of=path)
+    return table

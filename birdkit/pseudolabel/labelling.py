@@ -35,7 +35,8 @@ from birdkit.pseudolabel.guards import (
     refuse_repeated,
 )
 from birdkit.pseudolabel.parts import Part, Parts
-from birdkit.pseudolabel.table import SURE, PseudoLabelError, TableWriter, empty, frontend_hash, read
+from birdkit.pseudolabel.table import STEADY, SURE, PseudoLabelError, TableWriter, empty, frontend_hash, read
+from birdkit.repetition import TOLERANCE, spread_of_probabilities
 from birdkit.settings import to_dict
 from birdkit.soundscapes import SoundscapeFile
 
@@ -245,17 +246,20 @@ class _Labeller:
                seen_by_all: Sequence[str], faults: Mapping[str, str]) -> Labelled:
         """Check the labels as a whole and write the table, in the order of the files."""
         counts, agreement = np.zeros(len(self.classes), int), Agreement(len(self.teachers), len(self.classes))
-        found = 0
+        found, steady = 0, list[str]()
         asked = {name for group in groups.values() for name in group}
         wanted = [name for name in names if name in asked and name not in faults]
+        tolerance = max(TOLERANCE[own.precision] for one in self.teachers for own in one.predictors)
         for part in parts.of(wanted):
             counts += (part.probabilities >= SURE).sum(0)
             agreement.add(part.agreement)
             found += 1
+            if spread_of_probabilities(_threshold(part.probabilities, self.config)[1]) <= tolerance:
+                steady.append(part.file)
         if not found:
             raise PseudoLabelError(f"none of {len(names)} soundscapes could be labelled: {len(seen_by_all)} were seen "
                                    f"by every teacher, {len(faults)} could not be read: {list(faults.items())[:3]}")
-        refuse_dominant(counts, self.classes, self.config)
+        refuse_dominant(counts, self.classes, self.config, of=path)
         origin = {
             "round": self.round, "window_s": self.window_s, "stride_s": self.stride_s,
             "settings": to_dict(self.config), "backend": self.backend, "mean": self.mean,
@@ -263,7 +267,8 @@ class _Labeller:
             "teachers": [_describe(one) for one in self.teachers],
             "labelled_by": [{"teachers": list(members), "files": len(group)} for members, group in groups.items()],
             "agreement": agreement.to_dict(self.classes) if len(self.teachers) > 1 else None,
-            "seen_by_all_teachers": list(seen_by_all), "faults": dict(faults)}
+            "seen_by_all_teachers": list(seen_by_all), "faults": dict(faults),
+            STEADY: {"files": steady, "tolerance": tolerance}}
         windows = files = 0
         with TableWriter(path, self.classes, origin) as writer:
             for part in parts.of(wanted):

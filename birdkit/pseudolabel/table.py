@@ -23,6 +23,7 @@ from birdkit.settings import to_dict
 FORMAT = 1
 KEY = b"birdkit_pseudo_labels"  # of the provenance in the parquet schema's metadata
 SURE = 0.5  # probability from which a window counts as labelled with a class
+STEADY = "same_all_the_time"  # in the provenance: files whose windows are rightly equal, and up to which spread
 GROUP_ROWS = 4096  # rows that are written, and read, at a time
 
 
@@ -105,7 +106,7 @@ def read(path: Path | str, *, classes: Sequence[str] | None = None, expected_rou
 
     Raises FileNotFoundError, or PseudoLabelError where the file has no provenance, is of another round than expected or
     of another version of the front end, has columns missing or unknown (their order does not matter), windows twice,
-    or values that are no probabilities.
+    or values that are no probabilities. What is trained on is read with birdkit.pseudolabel.read_for_training.
     """
     origin = provenance(path)
     if expected_round is not None and origin["round"] != expected_round:
@@ -150,7 +151,7 @@ def stream(path: Path | str) -> Iterator[pd.DataFrame]:
 
 def provenance(path: Path | str) -> dict[str, Any]:
     """Where a table comes from: round, teachers (hash, split, round, front-end hash, how they predict), settings, time,
-    versions, which files were left out and why.
+    versions, which files were left out and why, which sound the same all the time.
 
     Raises FileNotFoundError, or PseudoLabelError where the file does not say.
     """
