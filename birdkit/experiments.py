@@ -27,6 +27,7 @@ from birdkit.jobs import Job, Outcome, run_jobs
 from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
 from birdkit.plan import Table, Trial, trials
+from birdkit.recording_labels import refuse_uncovered
 from birdkit.run_files import HISTORY, is_finished
 from birdkit.runs import LOG, places
 from birdkit.settings import to_dict, with_settings
@@ -75,7 +76,8 @@ def run_table(table: Table, competition_dir: Path | str, work_dir: Path | str, *
     only  names of runs to train; the others are compared if they are done
 
     Raises ValueError, TypeError or KeyError before anything is trained where a setting is none, `only` names no run,
-    the runs would not be validated on the same soundscapes, or a folder holds a training with other settings.
+    the runs would not be validated on the same soundscapes, no split's model could label the recordings that another
+    learns from, or a folder holds a training with other settings.
     """
     unknown = [name for name in only if name not in table.runs]
     if unknown:
@@ -84,6 +86,9 @@ def run_table(table: Table, competition_dir: Path | str, work_dir: Path | str, *
     wanted = trials(table, competition, work)
     configs = {str(trial): _checked_config(trial) for trial in wanted}
     _check_exam(wanted, configs)
+    for trial in wanted:
+        if trial.labels:
+            refuse_uncovered(configs[str(trial)], table.splits)
     make_audit(table, competition, work)
     done = {str(trial) for trial in wanted if _is_done(trial, configs[str(trial)])}
     todo = [trial for trial in wanted if str(trial) not in done and (not only or trial.asked in only)]

@@ -1,6 +1,7 @@
 """Labelling from the files on disk, as notebook 02 and `birdkit label` do it: tables, and the page to judge them by."""
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -50,8 +51,11 @@ class LabelRun:
     year: int = 0
 
     def config(self) -> LabelConfig:
-        """How to label; ValueError, TypeError or KeyError where the recipe or a change is none."""
-        return with_settings(recipes.get(self.recipe).run(self.round, 0), self.changes).labelling
+        """How to label, with the recordings where the round learns from them; ValueError, TypeError or KeyError where
+        the recipe or a change is none."""
+        config = with_settings(recipes.get(self.recipe).run(self.round, 0), self.changes)
+        asked = self.round > 0 and config.distil.self_share > 0
+        return dataclasses.replace(config.labelling, recordings=config.labelling.recordings or asked)
 
     def without_family(self, teachers: Sequence[Path | str]) -> dict[str, list[Path | str]]:
         """The teachers of other families, by the family of every student that is to learn from those alone.
@@ -92,7 +96,7 @@ class RoundLabels:
     """What a labelling has left.
 
     table             the labels of the soundscapes
-    recording_labels  those of the train recordings, None where the config asks for none
+    recording_labels  those of the train recordings, beside them; None where the config asks for none
     page              the page to judge them by
     trust             the figures on it
     pictures          those of the soundscapes, by title
@@ -132,7 +136,7 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
         pseudolabel.label_files(files, others, path=path, root=root, contents=contents, **options)
     tables, of_recordings = {"soundscapes": (run.table, root)}, None
     if config.recordings and recordings is not None:
-        of_recordings = work.recording_labels_path(run.round)
+        of_recordings = run.table.with_name(work.recording_labels_path(run.round).name)
         names = recordings["file"].tolist()
         pseudolabel.label_files(names, teachers, path=of_recordings, root=run.competition_dir, **options,
                                 contents=contents_of(names, recordings))

@@ -20,6 +20,7 @@ from tqdm import tqdm
 import birdkit
 from birdkit import recipes
 from birdkit.kaggle import Workspace
+from birdkit.recording_labels import refuse_uncovered
 from birdkit.settings import with_settings
 
 LOG = logging.getLogger(__name__)
@@ -117,13 +118,17 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     notebooks      their folder, default `find_notebooks()`
 
     Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or
-    TypeError, before anything runs, where a change is no setting or the ensemble's file is wrong.
+    TypeError, before anything runs, where a change is no setting, the ensemble's file is wrong, or self-distillation
+    would find no teacher for the recordings.
     """
     folder = Path(notebooks) if notebooks else find_notebooks()
     work = Path(work_dir).absolute()
     (work / EXECUTED).mkdir(parents=True, exist_ok=True)
     chosen = recipes.get(recipe)
+    rounds, splits = chosen.rounds if rounds is None else rounds, chosen.splits if splits is None else splits
     with_settings(chosen.config, changes or {})
+    for number in range(1, rounds + 1):
+        refuse_uncovered(with_settings(chosen.run(number, 0), changes or {}), splits)
     if ensemble is not None:
         from birdkit.ensembles import read_ensemble  # torch, too
 
@@ -132,8 +137,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
               **({"COMPETITION_YEAR": year} if year else {})}
     how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": changes,
                            "ensemble": ensemble}
-    plan = steps(recipe, chosen.splits if splits is None else splits,
-                 rounds=chosen.rounds if rounds is None else rounds, **how)
+    plan = steps(recipe, splits, rounds=rounds, **how)
     before = repr(chosen)  # a recipe that was changed is another one
     # The notebooks draw bars of their own on stderr: this one stays still while they do.
     with tqdm(desc="pipeline", unit="step", total=len(plan)) as bar:

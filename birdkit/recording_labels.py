@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from birdkit.config import DistilConfig
+from birdkit.config import DistilConfig, RunConfig
 from birdkit.tables import DataError
 from birdkit.window_index import WindowIndex
 
@@ -57,6 +57,27 @@ class RecordingLabels:
         return (self.share * said + (1 - self.share) * own).astype(np.float32)
 
 
+def refuse_uncovered(config: RunConfig, splits: Sequence[int]) -> None:
+    """Raise ValueError where training these splits leaves a student's recordings without any teacher, and log a
+    warning where it leaves some.
+
+    A recording is labelled by the teachers that were not trained on it, those of its own split: a student, which is
+    trained on the other splits, needs teachers of those. Nothing is asked where the config distils nothing.
+    """
+    if not config.distil.self_share or not splits:
+        return
+    n_parts = 1 if config.splitting.kind == "coverage" else config.n_splits
+    teachers = {split for split in splits if 0 <= split < n_parts}
+    covered, of, split = min((len(teachers - {split}), n_parts - (0 <= split < n_parts), split) for split in splits)
+    what = (f"distil.self_share = {config.distil.self_share:g}: of the {of} parts of the recordings that the student "
+            f"of split {split} learns from, teachers that were not trained on them will label {covered}: those of the "
+            f"{len(teachers)} of {n_parts} splits that are trained ({', '.join(map(str, splits))})")
+    if not covered:
+        raise ValueError(f"{what}. Train all splits")
+    if covered < of:
+        log.warning("%s", what)
+
+
 def choose_recording_labels(config: DistilConfig, round: int, table: pd.DataFrame | None, files: pd.Series,
                             classes: Sequence[str]) -> RecordingLabels | None:
     """The labels of the training recordings, None where the config asks for none; in round 0 there are no teachers yet.
@@ -74,7 +95,7 @@ def choose_recording_labels(config: DistilConfig, round: int, table: pd.DataFram
         return None
     if table is None:
         raise ValueError(f"distil.self_share = {config.self_share:g} in round {round} needs labels of the recordings, "
-                         f"recording_labels_r{round}.parquet; notebook 02 makes them with labelling.recordings")
+                         f"recording_labels_r{round}.parquet; notebook 02 makes them where it is told the same")
     used = table[table["file"].isin(files)]
     if not len(used):
         raise DataError(f"the labels of the recordings, {len(table)} windows, are of none of the {len(files)} training "

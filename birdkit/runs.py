@@ -78,6 +78,14 @@ class Run:
         own = config.model.family if config.labelling.families == OTHERS else ""
         return self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round, without=own)
 
+    def recording_label_table(self) -> Path | None:
+        """What teachers say of the recordings: beside the pseudo-labels that are given, or the work folder's; None in
+        round 0, and where there is none."""
+        work = kaggle.Workspace(self.work_dir)
+        beside = [] if self.pseudo_labels is None else [
+            self.pseudo_labels.with_name(work.recording_labels_path(self.round).name)]
+        return next((path for path in beside if path.is_file()), work.recording_labels(self.round))
+
     def labels(self, config: RunConfig) -> dict[str, pd.DataFrame | None]:
         """The tables of labels beside people's of recordings, as birdkit.training.fit takes them, checked.
 
@@ -93,7 +101,7 @@ class Run:
         windows = work.labelled_soundscapes()
         return {"pseudo_labels": read(self.pseudo_label_table()),
                 "labelled_soundscapes": None if windows is None else pd.read_parquet(windows),
-                "recording_labels": read(work.recording_labels(self.round) if config.distil.self_share else None)}
+                "recording_labels": read(self.recording_label_table() if config.distil.self_share else None)}
 
     def learnt(self, config: RunConfig) -> dict[str, str]:
         """Hashes of those tables and of the teacher, see birdkit.material.learnt."""

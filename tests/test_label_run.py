@@ -1,4 +1,5 @@
 """Notebook 02 and `birdkit label` on the files of a tiny generated competition."""
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_a_competition_without_soundscapes_has_its_recordings_labelled(places: t
     for name in ("recordings", "soundscapes"):
         pd.read_parquet(work / f"{name}.parquet").iloc[:None if name == "recordings" else 0].to_parquet(
             tmp_path / f"{name}.parquet")
-    changes = {"labelling__recordings": True, "distil__self_share": 0.7}
+    changes = {"distil__self_share": 0.7}  # which asks for labels of the recordings by itself
     teachers = [work / f"round0_split{split}/best.safetensors" for split in (0, 1)]
     done = label_round(LabelRun(competition, tmp_path, "tiny", 1, changes=changes, teachers=teachers, device="cpu"),
                        progress=False)
@@ -164,3 +165,9 @@ def test_a_competition_without_soundscapes_has_its_recordings_labelled(places: t
     student = Run(competition, tmp_path, "tiny", 1, changes=changes)
     labels = student.labels(student.config())
     assert len(labels["pseudo_labels"]) == 0 and len(labels["recording_labels"]) > 20
+    there = tmp_path / "seed1" / "labels.parquet"  # a table of its own has the recordings' beside it
+    done = label_round(LabelRun(competition, tmp_path, "tiny", 1, changes=changes, teachers=teachers[:1], device="cpu",
+                                out=there), progress=False)
+    assert done.recording_labels == there.with_name("recording_labels_r1.parquet")
+    assert dataclasses.replace(student, pseudo_labels=there).recording_label_table() == done.recording_labels
+    assert student.recording_label_table() == tmp_path / "recording_labels_r1.parquet"

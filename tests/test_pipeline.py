@@ -229,3 +229,15 @@ def test_earlier_rounds_join_the_ensemble_but_not_more_than_there_are() -> None:
     """A recipe may average its rounds; the submission after round 0 can have no earlier one."""
     plan = pipeline.steps("tiny", [0], rounds=2, every_round=True, earlier=1)
     assert [step.parameters["EARLIER"] for step in plan if step.notebook == pipeline.INFER] == [0, 1, 1]
+
+
+def test_self_distillation_without_teachers_for_its_recordings_never_begins(tmp_path: Path, books: Path,
+                                                                            executed: Calls) -> None:
+    """A recording is labelled by the model of its own split: with one split trained, by none."""
+    settings: dict[str, Any] = {"recipe": "tiny", "rounds": 1, "notebooks": books,
+                                "changes": {"distil__self_share": 0.7}}
+    with pytest.raises(ValueError, match=r"of the 1 parts .* will label 0: .* 1 of 2 splits .*Train all splits"):
+        pipeline.run(tmp_path, tmp_path / "work", **settings)
+    assert not executed
+    pipeline.run(tmp_path, tmp_path / "work", splits=[0, 1], **settings)
+    assert [name for name, _ in executed] == ["01", "03", "03", "02", "03", "03", "04"]

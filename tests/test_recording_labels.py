@@ -1,4 +1,5 @@
 """Self-distillation: a clip learns what teachers heard in the part of the recording that it holds."""
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from birdkit import kaggle, preprocess, pseudolabel, runs, synthesis, training
 from birdkit.audio_store import AudioStore
 from birdkit.config import DistilConfig, RunConfig
 from birdkit.data import ClipDataset
-from birdkit.recording_labels import RecordingLabels, choose_recording_labels, lifted
+from birdkit.recording_labels import RecordingLabels, choose_recording_labels, lifted, refuse_uncovered
 from birdkit.settings import replace
 from birdkit.sources import ClipSource
 from birdkit.tables import DataError
@@ -91,6 +92,19 @@ def test_in_round_0_there_are_no_teachers_yet() -> None:
     assert choose_recording_labels(CONFIG, 0, None, files, CLASSES) is None
     assert choose_recording_labels(DistilConfig(), 2, None, files, CLASSES) is None
     assert choose_recording_labels(CONFIG, 2, windows(), files, CLASSES) is not None
+
+
+@pytest.mark.parametrize(("splits", "said"), [
+    ([0], "of the 4 parts .* split 0 .* will label 0: those of the 1 of 5 splits that are trained \\(0\\)"),
+    ([-1, 2], "of the 4 parts .* split 2 .* will label 0"), ([0, 3], ""), ([0, 1, 2, 3, 4], "")])
+def test_a_recording_needs_a_teacher_of_its_own_split(splits: list[int], said: str,
+                                                      caplog: pytest.LogCaptureFixture) -> None:
+    """One split alone trains for hours before round 1 finds that nobody may label its recordings."""
+    config = RunConfig(distil=CONFIG)
+    with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
+        refuse_uncovered(config, splits)
+    assert ("will label 1: those of the 2 of 5" in caplog.text) == (splits == [0, 3])
+    refuse_uncovered(RunConfig(), splits)
 
 
 def test_other_labels_of_recordings_are_another_run(tmp_path) -> None:

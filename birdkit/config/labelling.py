@@ -39,7 +39,8 @@ class LabelConfig:
                   class that is heard everywhere makes labels itself: in 564 windows of 47 real soundscapes teachers of
                   `small` made 26 to 109, at most 31 % of one class
     recordings    True also labels the train recordings, each by teachers that were not trained on it: what
-                  self-distillation learns missing secondary labels from
+                  self-distillation learns missing secondary labels from. A round with distil.self_share above 0 does
+                  so anyway
 
     A label, for most_share and share_from, is a probability of at least 0.5 in one window and class.
     """
