@@ -164,6 +164,9 @@ class Loop:
         elif progress.best == -math.inf:  # nothing has a score so far
             self.files.deploy(name)
         took_s = time.monotonic() - began_s
+        if self.trainer.distiller is not None:
+            log.info("epoch %d: what the teacher says counted in %d of %d examples", epoch,
+                     *self.trainer.distiller.take_counted())
         row = {"epoch": epoch, "step": self.trainer.step, "lr": self.trainer.optimiser.param_groups[0]["lr"],
                "loss": _mean(progress.losses), "score": score, "low": low, "high": high,
                "skipped": self.trainer.skipped - sum(row["skipped"] for row in progress.history),

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from birdkit.augmentations import build_augmentations
+from birdkit.augmentations import Augmentation, build_augmentations
 from birdkit.averaging import EqualAverage
 from birdkit.batch import Batch
 from birdkit.config import RunConfig
@@ -179,13 +179,12 @@ class Trainer:
         generator = Generator().manual_seed(self._seed(AUGMENTATION))
         self.model.train()
         with torch.no_grad():
-            for augmentation in self.wave_augmentations:
-                batch = augmentation(batch, generator)
+            batch, untouched = self._augmented(batch, self.wave_augmentations, generator)
             if self.distiller is not None:
                 batch = self.distiller.listen(batch)
-            batch = self._to_spectrograms(batch)
-            for augmentation in self.spectrogram_augmentations:
-                batch = augmentation(batch, generator)
+                if self.config.distil.is_network:  # it hears the mix
+                    untouched = torch.ones_like(untouched)
+            batch, still = self._augmented(self._to_spectrograms(batch), self.spectrogram_augmentations, generator)
             image = self.model.image(batch.signal)
         if image.ndim == 4:
             image = image.contiguous(memory_format=torch.channels_last)
@@ -197,7 +196,17 @@ class Trainer:
         loss = self.loss(joined, gather(batch.target), gather(batch.weight), gather(batch.cell_weight))
         if self.distiller is None:
             return loss, loss.new_tensor(math.nan)
-        return self.distiller.join(loss, joined, projected, batch, gather=gather)
+        return self.distiller.join(loss, joined, projected, batch, untouched=untouched & still, gather=gather)
+
+    def _augmented(self, batch: Batch, members: Sequence[Augmentation], generator: Generator) -> tuple[Batch, Tensor]:
+        """The batch behind these augmentations, and in which examples a teacher would hear no other animals, (B,)."""
+        untouched = batch.weight.new_ones(len(batch), dtype=torch.bool)
+        for member in members:
+            after = member(batch, generator)
+            if self.distiller is not None:
+                untouched = untouched & self.distiller.untouched(member, batch, after)
+            batch = after
+        return batch, untouched
 
     def _to_spectrograms(self, batch: Batch) -> Batch:
         """The batch behind the front end, with those of its sources that a later augmentation mixes in."""

@@ -24,7 +24,7 @@ from tiny_run import (
 )
 from torch.nn import functional
 
-from birdkit import checkpoint
+from birdkit import checkpoint, recipes
 from birdkit.batch import Batch
 from birdkit.config import DistilConfig, Member, RunConfig, SourceConfig
 from birdkit.distillation import Distiller, choose_teacher, cosine_distance, divergence, refuse_unheard, strength
@@ -107,7 +107,8 @@ def test_the_loss_is_the_formula_of_the_settings(settings: dict, progress: float
     distiller = Distiller(config, table(), make_trainer(plain()).model)
     batch = Batch(random(2, 8), torch.eye(2), torch.ones(2), progress=progress, teacher=random(2, 5))
     projected = random(2, 5, seed=3)
-    loss, distance = distiller.join(torch.tensor(2.0), output_of(random(2, 2)), projected, batch, gather=lambda x: x)
+    loss, distance = distiller.join(torch.tensor(2.0), output_of(random(2, 2)), projected, batch, gather=lambda x: x,
+                                    untouched=torch.ones(2, dtype=torch.bool))
     assert torch.allclose(distance, cosine_distance(projected, batch.teacher).mean())
     assert torch.allclose(loss, labels * 2.0 + teacher * distance)
 
@@ -181,24 +182,64 @@ def member(name: str, **options) -> dict:
     ([member("or_mixup")], [], "or_mixup"),
     ([member("gain"), member("soundscape_mix")], [], "soundscape_mix"),
     ([member("background", source="rain"), member("background", source="birds")], [], "background"),
-    ([member("source_only", source="rain")], [], "source_only"),
-    ([member("repeat", counts=[0, 1], member=member("sumix"))], [], "repeat"),
+    ([member("source_only", p=1.0, source="rain")], [], "source_only"),
+    ([member("repeat", counts=[1, 2], member=member("sumix"))], [], "repeat"),
     ([member("during", member=member("repeat", counts=[1], member=member("background")))], [], "during"),
     ([], [member("cutmix"), member("time_mask")], "cutmix"),
 ])
-def test_what_a_table_has_not_heard_is_refused(wave: list, spectrogram: list, named: str) -> None:
+def test_what_a_table_has_heard_nowhere_is_refused(wave: list, spectrogram: list, named: str) -> None:
     """The embedding of a mix is no mix of embeddings: the student would be told of one bird and hear two."""
     config = replace(plain(), data__sources=(SourceConfig("rain", path="rain"), SourceConfig("birds", "recordings")),
                      augment__wave=tuple(Member(**one) for one in wave),
                      augment__spectrogram=tuple(Member(**one) for one in spectrogram))
-    with pytest.raises(ValueError, match=rf"t\.npz hears the recordings alone, but {named} would mix in"):
+    with pytest.raises(ValueError, match=rf"t\.npz hears the recordings alone, but {named} would mix .* into every"):
         refuse_unheard(config)
     network = replace(config, distil__teacher="t.onnx")
     if spectrogram:
         with pytest.raises(ValueError, match=rf"before spectrograms are mixed, but {named} would"):
             refuse_unheard(network)
     else:
-        refuse_unheard(network)
+        assert refuse_unheard(network) == 1
+
+
+@pytest.mark.parametrize(("recipe", "share"), [("small", 0.4 * 0.4), ("t4", 0.5 * 0.5), ("demo", 0.4 * 0.4)])
+def test_a_table_teaches_with_the_recipes_as_they_are(recipe: str, share: float) -> None:
+    """All of them mix sounds: what is not mixed learns from the teacher, and the log says how much that is."""
+    config = replace(recipes.get(recipe).run(0, 0), distil__teacher="t.npz")
+    assert refuse_unheard(config) == pytest.approx(share)
+    assert refuse_unheard(replace(config, distil__teacher="t.onnx")) == 1
+
+
+@pytest.mark.parametrize(("wave", "share"), [
+    (member("or_mixup", p=0.25), 0.75),
+    (member("during", end=0.5, member=member("or_mixup")), 0.5),
+    (member("one_of", members=[{**member(name, p=0.5), "share": 0.5} for name in ("or_mixup", "gain")]), 0.5)])
+def test_the_share_that_a_teacher_has_heard_is_what_training_counts(wave: dict, share: float) -> None:
+    """Else the figure that a person decides by would be another one than the run's."""
+    config = tiny_config(augment__wave=(Member(**wave),), distil__teacher="t.npz", distil__width=5)
+    assert refuse_unheard(config) == pytest.approx(share)
+    trainer = make_trainer(config, teacher=table())
+    for step in range(30):
+        trainer.step = step * trainer.total_steps // 30
+        waves = torch.from_numpy(np.stack([noise(2, seed=seed) for seed in range(16)]))
+        trainer.train_step(make_batch(noise(2), 16).replace(signal=waves, teacher=random(16, 5)))
+    counted, shown = trainer.distiller.take_counted()
+    assert shown == 480 and abs(counted / shown - share) < 0.1 and trainer.distiller.take_counted() == (0, 0)
+
+
+def test_a_mixed_example_does_not_learn_from_the_teacher() -> None:
+    """Of two examples, the mixed one has no distance; where all are mixed, the labels count in full."""
+    config = plain(distil__label_weight=0.1)
+    distiller = Distiller(config, table(), make_trainer(plain()).model)
+    batch = Batch(random(2, 8), torch.eye(2), torch.ones(2), teacher=random(2, 5))
+    projected = random(2, 5, seed=3)
+    how = {"gather": lambda x: x}
+    _, distance = distiller.join(torch.tensor(2.0), output_of(random(2, 2)), projected, batch,
+                                 untouched=torch.tensor([False, True]), **how)
+    assert torch.allclose(distance, cosine_distance(projected, batch.teacher)[1])
+    loss, distance = distiller.join(torch.tensor(2.0), output_of(random(2, 2)), projected, batch,
+                                    untouched=torch.zeros(2, dtype=torch.bool), **how)
+    assert loss == 2.0 and math.isnan(distance) and distiller.take_counted() == (1, 4)
 
 
 def test_what_leaves_the_animals_as_they_are_is_allowed() -> None:
