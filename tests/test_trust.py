@@ -67,6 +67,17 @@ def test_what_has_changed_is_matched_by_file_time_and_class(new: tuple[Path, pd.
     assert np.isclose(found.difference, (both["bee"] - both["bee old"]).abs().mean(), atol=1e-6)
 
 
+def test_a_file_of_many_row_groups_is_compared_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day of a recorder is 17,280 windows, five row groups: what was left out would change every figure."""
+    monkeypatch.setattr(table, "GROUP_ROWS", 3)
+    new, old = (rows(seed=seed, files=3, windows=20) for seed in (0, 1))
+    write_table(tmp_path / "new.parquet", new, CLASSES, {"round": 2, "teachers": []})
+    write_table(tmp_path / "old.parquet", old, CLASSES, {"round": 1, "teachers": []})
+    found = assess(tmp_path / "new.parquet", previous=tmp_path / "old.parquet").change
+    assert found is not None and found.windows == 60
+    assert np.isclose(found.difference, (new[CLASSES] - old[CLASSES]).abs().to_numpy().mean(), atol=1e-6)
+
+
 def test_agreement_in_sums_is_agreement_of_everything_at_once() -> None:
     """Counted file by file, also where a teacher has not heard a file, or does not know a class."""
     random = np.random.default_rng(0)

@@ -13,7 +13,6 @@ from birdkit.inference import WINDOW_COLUMNS
 from birdkit.pseudolabel.table import SURE, provenance, stream
 
 BINS = 20  # of the histograms of probabilities
-KEPT_GROUPS = 2  # row groups of the earlier table that stay in memory: a file can lie across two
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,8 @@ def _keep_best(best: dict[int, Example], rows: pd.DataFrame, values: np.ndarray,
 
 
 class _Earlier:
-    """The table of an earlier round: the rows of a file are looked up, and only some row groups are in memory."""
+    """The table of an earlier round: the rows of a file are looked up, and only the row groups that hold them are in
+    memory."""
 
     def __init__(self, path: Path | str, classes: tuple[str, ...]) -> None:
         origin = provenance(path)
@@ -152,12 +152,10 @@ class _Earlier:
     def _rows(self, file: str) -> pd.DataFrame:
         """The earlier windows of a file, with the classes that both tables have."""
         groups = self._groups.get(file, [])
-        for group in groups:
-            if group not in self._read:
-                while len(self._read) >= KEPT_GROUPS:
-                    del self._read[next(iter(self._read))]
-                self._read[group] = self._table.read_row_group(group).to_pandas()
-        found = [self._read[group] for group in groups if group in self._read]
+        kept = {group: self._read[group] for group in groups if group in self._read}
+        self._read = kept | {group: self._table.read_row_group(group).to_pandas() for group in groups
+                             if group not in kept}
+        found = [self._read[group] for group in groups]
         columns = ["file", "start_s", "end_s", *self.names]
         rows = pd.concat(found)[columns] if found else pd.DataFrame(columns=columns, dtype=float)
         return rows[rows["file"] == file].drop(columns="file")
