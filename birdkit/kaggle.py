@@ -257,7 +257,16 @@ def pseudo_labels_name(round: int, *, without: str = "") -> str:
     >>> pseudo_labels_name(2)
     'pseudo_labels_r2.parquet'
     """
-    return f"pseudo_labels_r{round}{f'_not_{without}' if without else ''}.parquet"
+    return pseudo_labels_without(Path(f"pseudo_labels_r{round}.parquet"), without).name
+
+
+def pseudo_labels_without(table: Path, family: str) -> Path:
+    """Where a table of pseudo-labels has its labels of all teachers but those of one family; "" is the table itself.
+
+    >>> pseudo_labels_without(Path("labels.parquet"), "conformer").name
+    'labels_not_conformer.parquet'
+    """
+    return table.with_name(f"{table.stem}_not_{family}.parquet") if family else table
 
 
 def _existing(folder: str | Path) -> Path:

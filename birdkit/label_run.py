@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from birdkit import checkpoint, kaggle, profiles, pseudolabel, recipes, report_labels
+from birdkit import bundles, checkpoint, kaggle, profiles, pseudolabel, recipes, report_labels
 from birdkit.config import OTHERS, LabelConfig, ModelConfig
 from birdkit.pseudolabel import Trust
 from birdkit.settings import as_arguments, from_dict, with_settings
@@ -27,7 +27,7 @@ class LabelRun:
     recipe    a name in birdkit.recipes, whose `labelling` settings hold
     round     the round that will train on the labels; its teachers were trained in the round before
     changes   to the recipe's config, as for birdkit.settings.with_settings
-    teachers  checkpoints; none for all of the round before, in the work folder
+    teachers  checkpoints or bundles; none for all of the round before, in the work folder
     ensemble  a file of birdkit.ensembles that lists them instead, with weights and a way to blend; "" for none
     root      folder of one's own audio to label, all of it, whatever its folders; None for the competition's unlabelled
               soundscapes
@@ -65,7 +65,7 @@ class LabelRun:
         """
         if self.config().families != OTHERS or not teachers:
             return {}
-        of = {path: from_dict(ModelConfig, checkpoint.read_info(path)["config"]["model"]).family for path in teachers}
+        of = {path: _family(path) for path in teachers}
         if len(set(of.values())) < 2:
             raise ValueError(f"labelling.families = {OTHERS!r} needs teachers of two backbones at least, but all "
                              f"{len(of)} are {next(iter(of.values()))}")
@@ -130,9 +130,10 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     options: dict[str, Any] = {"round": run.round, "config": config, "window_s": competition.window_s,
                                "classes": classes, "device": run.device, "progress": progress}
     contents = {} if run.root else contents_of(set(map(str, files)), soundscapes)
+    families = run.without_family(teachers)
     pseudolabel.label_files(files, teachers, path=run.table, root=root, contents=contents, **options)
-    for family, others in run.without_family(teachers).items():
-        path = run.table.with_name(f"{run.table.stem}_not_{family}.parquet")
+    for family, others in families.items():
+        path = kaggle.pseudo_labels_without(run.table, family)
         pseudolabel.label_files(files, others, path=path, root=root, contents=contents, **options)
     tables, of_recordings = {"soundscapes": (run.table, root)}, None
     if config.recordings and recordings is not None:
@@ -150,6 +151,13 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     page = report_labels.write_page(run.table.with_suffix(".html"), trusts, sections, origin=run.competition_dir)
     log.info("%s shows whether to trust these labels", page)
     return RoundLabels(run.table, of_recordings, page, trusts["soundscapes"], sections["soundscapes"])
+
+
+def _family(teacher: Path | str) -> str:
+    """The family of a checkpoint's model, or of a bundle's."""
+    if bundles.is_bundle(teacher):
+        return bundles.read_bundle(teacher).config.model.family
+    return from_dict(ModelConfig, checkpoint.read_info(teacher)["config"]["model"]).family
 
 
 def _read_table(find: Callable[[], Path], *, needed: bool) -> pd.DataFrame | None:
@@ -174,6 +182,11 @@ def _files_to_label(run: LabelRun, soundscapes: pd.DataFrame | None) -> list[Pat
 
 
 def _previous(work: kaggle.Workspace, run: LabelRun) -> Path | None:
-    """The table of the round before, where there is one to compare with."""
-    path = run.table.with_name(work.pseudo_labels_path(run.round - 1).name) if run.round > 1 else None
-    return path if path is not None and path.is_file() else None
+    """The table of the round before, where there is one to compare with: beside the new one, or as another notebook's
+    output, unless one's own audio is labelled."""
+    if run.round < 2:
+        return None
+    name = work.pseudo_labels_path(run.round - 1).name
+    beside = run.table.with_name(name)
+    elsewhere = work.look(name) if run.root is None else []
+    return beside if beside.is_file() else next(iter(elsewhere), None)

@@ -20,11 +20,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from birdkit import pseudolabel
+from birdkit import checkpoint, pseudolabel
 from birdkit.comparison import Row, Validated, compare
+from birdkit.config import OTHERS, ModelConfig
 from birdkit.inference import WINDOW_COLUMNS
 from birdkit.kaggle import Workspace
 from birdkit.run_files import PREDICTIONS, is_finished
+from birdkit.settings import from_dict
+from birdkit.training import BEST
 
 log = logging.getLogger(__name__)
 
@@ -174,9 +177,21 @@ def _students(works: Sequence[Workspace], number: int) -> dict[tuple[int, int], 
             for seed, work in enumerate(works) for path in _finished(work, number)}
 
 
+def _tables(work: Workspace, number: int) -> list[Path]:
+    """The tables that the students of a round learnt from: one for all, or for each the one without its own family."""
+    names: dict[str, None] = {}
+    for path in _finished(work, number):
+        best = path.with_name(BEST)
+        config = checkpoint.read_info(best)["config"] if best.is_file() else {}
+        apart = config.get("labelling", {}).get("families") == OTHERS
+        own = from_dict(ModelConfig, config["model"]).family if apart else ""
+        names[work.pseudo_labels_path(number, without=own).name] = None
+    return [path for name in names for path in work.look(name)]
+
+
 def _labels(works: Sequence[Workspace], number: int) -> dict[str, Any]:
-    """What the pseudo-label tables of a round hold, all work folders together."""
-    paths = [path for work in works for path in work.look(work.pseudo_labels_path(number).name)]
+    """What the pseudo-label tables that the students of a round learnt from hold, all work folders together."""
+    paths = [path for work in works for path in _tables(work, number)]
     if not paths:
         return {}
     tables = [pseudolabel.read(path) for path in paths]
@@ -184,8 +199,9 @@ def _labels(works: Sequence[Workspace], number: int) -> dict[str, Any]:
     values = [table.drop(columns=list(WINDOW_COLUMNS)).to_numpy() >= pseudolabel.SURE for table in tables]
     heard = [table["file"].to_numpy()[sure.any(axis=1)] for table, sure in zip(tables, values, strict=True)]
     files = [table["file"].nunique() for table in tables]
-    return {"teachers": tuple(teachers), "table": paths[0].name, "windows": sum(map(len, tables)),
-            "soundscapes": sum(files), "labels": int(sum(sure.sum() for sure in values)),
+    return {"teachers": tuple(teachers), "table": " ".join(dict.fromkeys(path.name for path in paths)),
+            "windows": sum(map(len, tables)), "soundscapes": sum(files),
+            "labels": int(sum(sure.sum() for sure in values)),
             "labelled": sum(len(set(one)) for one in heard) / max(sum(files), 1)}
 
 

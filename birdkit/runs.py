@@ -34,7 +34,8 @@ class Run:
     changes        to the recipe's config, as for birdkit.settings.with_settings
     noise          folders of the recipe's sources by name, as for birdkit.recipes.for_competition
     out_dir        where checkpoints and history go; None for the work folder's round<round>_split<split>
-    pseudo_labels  the table of a round from 1 on; None for the work folder's
+    pseudo_labels  the table of a round from 1 on; None for the work folder's. Where labelling.families is "others",
+                   that of all teachers: the student learns from the one beside it without those of its own family
     resume_from    what an earlier session has left: the folder of its run, or the one that this lies in; "" for none
     year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     ends_s         time.time() at which the run saves its state and stops; 0 for what the config says
@@ -76,7 +77,9 @@ class Run:
         """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet."""
         config = self._recipe_config()
         own = config.model.family if config.labelling.families == OTHERS else ""
-        return self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round, without=own)
+        if self.pseudo_labels is None:
+            return kaggle.Workspace(self.work_dir).pseudo_labels(self.round, without=own)
+        return kaggle.pseudo_labels_without(self.pseudo_labels, own)
 
     def recording_label_table(self) -> Path | None:
         """What teachers say of the recordings: beside the pseudo-labels that are given, or the work folder's; None in

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import noise, tone
 from settled import CLASSES, settled_config, write_checkpoint, write_soundscapes
+from tiny_teacher import teacher, tiny_run
 
 from birdkit import bundle_export, bundles, frontend, gate
 from birdkit.backends import OnnxClassifier, OpenVINOClassifier
@@ -16,7 +17,9 @@ from birdkit.bundles import BundleError
 from birdkit.cli import main
 from birdkit.inference import predict_wave
 from birdkit.kaggle import MissingInputError, Workspace
+from birdkit.label_run import LabelRun
 from birdkit.predictor import load_predictors
+from birdkit.settings import replace
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,15 @@ def test_a_bundle_predicts_what_its_checkpoint_does(made: tuple[Path, Exported, 
     assert (bundle.classify.backend, bundle.classify.precision) == ("openvino", "f32")  # type: ignore[attr-defined]
     wave = noise(13) + tone(3000, 13)
     assert np.allclose(*(predict_wave(wave, [one], window_s=5.0) for one in (bundle, plain)), rtol=0, atol=1e-6)
+
+
+def test_a_bundle_says_of_which_family_it_is(made: tuple[Path, Exported, GateAudio], tmp_path: Path) -> None:
+    """As a teacher of students that shall learn from other families alone."""
+    other = teacher(tmp_path / "other.safetensors", replace(tiny_run(), model__backbone="resnet10t"))
+    run = LabelRun(tmp_path, tmp_path, "tiny", 1, {"labelling__families": "others"})
+    found = run.without_family([made[1].folder, other])
+    own = bundles.read_bundle(made[1].folder).config.model.family
+    assert found[own] == [other] and found["resnet10t"] == [made[1].folder]
 
 
 def test_a_bundle_loads_where_nothing_converts(made: tuple[Path, Exported, GateAudio], monkeypatch) -> None:

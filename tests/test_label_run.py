@@ -67,6 +67,20 @@ def test_the_page_says_what_there_is_to_know(places: tuple[Path, Path]) -> None:
     assert done.trust.change is not None and done.trust.change.windows == done.trust.windows == 8
 
 
+def test_the_round_before_is_found_in_an_attached_output(places: tuple[Path, Path], tmp_path: Path) -> None:
+    """On Kaggle each round's notebook 02 writes into a folder of its own."""
+    competition, work = places
+    (tmp_path / "input" / "labels-of-round-1").mkdir(parents=True)
+    space = Workspace(tmp_path / "working", roots=[tmp_path / "input"])
+    run = LabelRun(competition, space.folder, "tiny", 2)
+    assert label_run._previous(space, run) is None
+    attached = tmp_path / "input" / "labels-of-round-1" / "pseudo_labels_r1.parquet"
+    attached.touch()
+    assert label_run._previous(space, run) == attached
+    assert label_run._previous(space, dataclasses.replace(run, root=work)) is None  # other audio
+    assert label_run._previous(space, dataclasses.replace(run, round=1)) is None
+
+
 def test_ones_own_soundscapes_are_labelled_by_the_command(places: tuple[Path, Path], tmp_path: Path,
                                                           capsys: pytest.CaptureFixture[str]) -> None:
     """Years of recorders' cards in folders of their own, by named teachers, without a table of anything."""

@@ -204,7 +204,7 @@ def test_notebook_02_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     outcome = SimpleNamespace(pictures={"one": 1, "two": 2})
     monkeypatch.setattr(label_run, "label_round", lambda run: seen.append(run) or outcome)
     settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
-                "CHANGES": {"labelling__stride_s": 2.5}, "TEACHERS": ["a.safetensors"],
+                "CHANGES": {"labelling__stride_s": 2.5}, "TEACHERS": ["a.safetensors"], "ENSEMBLE": "best.toml",
                 "COMPETITION_YEAR": 2024}
     book = next(path for path in BOOKS if path.stem == "02_pseudolabel")
     assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
@@ -212,7 +212,7 @@ def test_notebook_02_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
     assert seen == [label_run.LabelRun(tmp_path, tmp_path / "work", "tiny", 2, changes={"labelling__stride_s": 2.5},
-                                       teachers=["a.safetensors"], year=2024)]
+                                       teachers=["a.safetensors"], ensemble="best.toml", year=2024)]
     assert drawn == [1, 2]
 
 

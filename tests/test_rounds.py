@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_teacher import teacher, tiny_run
 
 from birdkit import pseudolabel, report_rounds, rounds
 from birdkit.comparison import Validated
 from birdkit.kaggle import Workspace
+from birdkit.settings import replace
 
 CLASSES = ("owl", "frog")
 
@@ -102,6 +104,20 @@ def test_the_file_holds_teachers_labels_students_and_scores(tmp_path: Path) -> N
     assert (later["windows"], later["soundscapes"], later["labels"], later["labelled"]) == (4, 2, 1, 0.5)
     assert later["score"] - table["score"][0] == pytest.approx(later["gain"]) and later["verdict"] == "gain"
     assert later["scores"] == f"0:{later['score']:.4f}" and np.isnan(table["gain"][0])
+
+
+def test_students_of_other_families_teachers_name_theirs(tmp_path: Path) -> None:
+    """With labelling.families = "others" nobody learnt from the table of all teachers."""
+    for number in range(2):
+        student(tmp_path, number, skill=1.0 + number)
+    run = replace(tiny_run(), labelling__families="others")
+    teacher(tmp_path / "round1_split0" / "best.safetensors", run)
+    labelled(tmp_path, 1, 0.9)
+    origin = {"round": 1, "teachers": [{"hash": "f" * 64, "file": "best.safetensors"}]}
+    with pseudolabel.TableWriter(tmp_path / "pseudo_labels_r1_not_test_resnet.parquet", CLASSES, origin) as writer:
+        writer.add("a", np.zeros(1), np.full(1, 5.0), np.array([[0.9, 0.1]]))
+    row = rounds.rounds_table(read(tmp_path)).iloc[1]
+    assert (row["table"], row["teachers"], row["windows"]) == ("pseudo_labels_r1_not_test_resnet.parquet", "f" * 12, 1)
 
 
 def test_outputs_of_several_notebooks_are_found_together(tmp_path: Path) -> None:
