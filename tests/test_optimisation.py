@@ -137,5 +137,10 @@ def test_precision_is_chosen_by_the_device_and_by_the_config(monkeypatch, tmp_pa
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     t4 = choose_precision(TrainConfig(), "cuda")
     assert t4.dtype == torch.float16 and t4.reason == "Tesla T4 has no bf16 units"
+    nfnet = choose_precision(TrainConfig(), "cuda", backbone="eca_nfnet_l0.ra2_in1k")
+    assert nfnet.name == "f32" and nfnet.reason.endswith("and in fp16 eca_nfnet_l0.ra2_in1k gives NaN")
+    assert choose_precision(TrainConfig(), "cuda", backbone="tf_efficientnet_b0").name == "fp16"
+    assert choose_precision(TrainConfig(precision="fp16"), "cuda", backbone="eca_nfnet_l0").name == "fp16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert choose_precision(TrainConfig(), "cuda").name == "bf16"
+    assert choose_precision(TrainConfig(), "cuda", backbone="eca_nfnet_l0").name == "bf16"

@@ -156,7 +156,8 @@ class TrainConfig:
     average         after the last epoch, the weights of that many validated epochs of this run are averaged, and the
                     average is validated too; 0 for none. At most `validations`
     average_of      which epochs: "best", those with the highest scores, or "last"
-    precision       "auto" takes what the device does in hardware: "bf16", else "fp16" on a GPU and "f32" on a CPU
+    precision       "auto" takes what the device does in hardware: "bf16", else "fp16" on a GPU, but "f32" for NFNets,
+                    and "f32" on a CPU
     compile         True compiles the network with torch.compile: slow to start, faster afterwards on a GPU
     validate_every  epochs, 0 only at the end
     save_every_s    seconds between saved states, from which a run that died goes on
