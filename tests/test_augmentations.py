@@ -9,6 +9,7 @@ import pytest
 import torch
 from augmentation_batches import seeded
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations
 from birdkit.batch import Batch
@@ -225,6 +226,34 @@ def test_a_draw_follows_the_batch_to_its_device(name: str, stage: str) -> None:
     drawn = member.draw(batch, seeded(1))
     for applied in (drawn.pop("applied"), torch.tensor([True, False, True])):
         assert member.apply(batch.to("meta"), applied, **drawn).signal.device.type == "meta"
+
+
+class _LargeOnCPU(TorchDispatchMode):
+    """Which operations give a tensor of the CPU that has at least so many numbers."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.found = size, set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.device.type == "cpu" and result.numel() >= self.size:
+            self.found.add(func.overloadpacket.__name__)
+        return result
+
+
+@everyone
+def test_the_arithmetic_is_the_devices(name: str, stage: str) -> None:
+    """A Fourier transform of noise on the CPU took 0.3 s of every step, while the GPU waited.
+
+    Only random numbers may be made there, as many as a signal has.
+    """
+    member, batch = build(name), batch_of(stage)
+    drawn = member.draw(batch, seeded(1))
+    device = batch.to("meta")
+    with _LargeOnCPU(batch.signal[0].numel()) as large:
+        member.apply(device, **drawn)
+    assert large.found <= {"randn", "normal_", "empty"}
 
 
 @everyone
