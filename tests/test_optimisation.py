@@ -7,7 +7,7 @@ import timm
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts
 
-from birdkit import optimisation
+from birdkit import optimisation, recipes
 from birdkit.config import TrainConfig
 from birdkit.optimisation import build_optimiser, choose_precision, learning_rate
 
@@ -48,12 +48,11 @@ def test_restarts_are_those_of_torch() -> None:
 
 
 def test_the_second_seeds_rates_come_out() -> None:
-    """Its rates epoch by epoch: a rise from a tenth of the peak, then eight epochs of cosine at 1, 1/2, 1/4 of it.
+    """As the recipe has them: a rise from a tenth of the peak, then eight epochs of cosine at 1, 1/2, 1/4 of it.
 
     Ours change with every step, its with every epoch: they agree where an epoch begins.
     """
-    config = TrainConfig(epochs=24, peak_lr=1e-3, final_lr=1e-5, warmup_epochs=2.0, warmup_start=0.1,
-                         schedule="restarts", restart_epochs=8.0, restart_decay=0.5)
+    config = recipes.get("seed2025").config.train
     per_epoch = 10_000
     got = [learning_rate(epoch * per_epoch, 24 * per_epoch, per_epoch, config) for epoch in range(24)]
     down = [1e-5 + 0.99e-3 * (1 + math.cos(math.pi * i / 8)) / 2 for i in range(8)]
