@@ -28,6 +28,7 @@ OTHER: list[tuple[str, str, dict[str, Any], str]] = [
     ("sumix", "wave", {"labels": "slope"}, "joined"), ("mixup", "wave", {"per": "batch"}, "convex"),
     ("during", "wave", {"member": {"name": "mixup", "options": {}}}, "convex"),
     ("repeat", "wave", {"counts": [2], "member": {"name": "mixup", "options": {"level": "none"}}}, "convex")]
+UNLIKE = ("time_shift", "speed")  # their noise is no longer like itself
 N, EACH = 32_000, 5  # samples; sounds of the batch and of each source
 SOURCES = ("soundscapes", "selected")
 SOUNDS = EACH * (1 + len(SOURCES))
@@ -76,7 +77,7 @@ def test_labels_and_weights_are_mixed_as_the_audio_is(name: str, stage: str, opt
         here = share > HEARD
         if rule == "kept":
             assert torch.equal(result.target, batch.target) and torch.equal(result.weight, batch.weight)
-            assert not bool((here & (batch.target == 0)).any()) or name in ("time_shift", "speed")  # no longer like itself
+            assert not bool((here & (batch.target == 0)).any()) or name in UNLIKE
             continue
         mixed += int((here & (batch.target == 0)).sum())
         if rule == "convex":
