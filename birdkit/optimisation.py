@@ -1,6 +1,7 @@
 """How weights are changed: the optimiser, the learning rate of every step, and the precision of the arithmetic."""
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from torch.optim import Optimizer
 
 from birdkit.config import TrainConfig
 
-OPTIMISERS: dict[str, type[Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam,
-                                          "radam": torch.optim.RAdam}
+OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
+    "adamw": torch.optim.AdamW, "adam": torch.optim.Adam,
+    "radam": functools.partial(torch.optim.RAdam, decoupled_weight_decay=True)}
 DTYPES = {"f32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_BF16_CAPABILITY = 8  # of a CUDA device: the A100's generation, after the T4's
 # In names of backbones: without norms their activations leave the range of fp16 (NaN; BirdCLEF 2026 second place).
@@ -59,7 +61,7 @@ def build_optimiser(model: nn.Module, config: TrainConfig) -> Optimizer:
     kept = {id(parameter) for parameter in decayed}
     groups = [{"params": decayed, "weight_decay": config.weight_decay},
               {"params": [p for p in trained if id(p) not in kept], "weight_decay": 0.0}]
-    return OPTIMISERS[config.optimiser](groups, lr=config.peak_lr)  # type: ignore[call-arg]
+    return OPTIMISERS[config.optimiser](groups, lr=config.peak_lr)
 
 
 def _named_as_spared(model: nn.Module) -> list[nn.Parameter]:

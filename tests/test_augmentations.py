@@ -342,6 +342,26 @@ def test_what_is_drawn_does_not_depend_on_the_progress() -> None:
     assert torch.equal(early.get_state(), late.get_state())
 
 
+@pytest.mark.parametrize(("name", "options"), [
+    ("repeat", {"counts": [1]}), ("during", {}), ("one_of", {}), ("filter_chain", {})])
+def test_a_member_inside_another_may_do_without_options_and_not_without_a_name(name: str,
+                                                                              options: dict[str, Any]) -> None:
+    """As in a sum of losses; a KeyError of 'options' tells nobody what to write."""
+    inner = "low_pass" if name == "filter_chain" else "sumix"
+
+    def made(member: Any) -> Augmentation:
+        many = name in ("one_of", "filter_chain")
+        return AUGMENTATIONS.build(name, **options, **({"members": [member]} if many else {"member": member}))
+
+    share = {"share": 1.0} if name == "one_of" else {}
+    plain, full = made({"name": inner, **share}), made({"name": inner, "options": {}, **share})
+    batch = batch_of("wave")
+    assert same(plain(batch, seeded(0)), full(batch, seeded(0)))
+    for wrong in ({"options": {}}, inner, {"name": inner, "option": {}}):
+        with pytest.raises(ValueError, match="must be a dict with a name"):
+            made(wrong)
+
+
 def test_a_config_names_its_members_and_a_wrong_one_is_refused() -> None:
     """A typing error in a recipe must not train for six hours without its augmentation."""
     built = build_augmentations([Member("repeat", {"counts": [0, 1], "member": SUMIX}), Member("noise")], "wave")
@@ -358,6 +378,9 @@ def test_a_config_names_its_members_and_a_wrong_one_is_refused() -> None:
     ("coarse_dropout", {"fill": "zero"}), ("soundscape_mix", {"own_gain": 2.0}), ("low_pass", {"order": 0}),
     ("cutmix", {"labels": "slope"}), ("sumix", {"renormalise": "rms"}), ("repeat", {"counts": [], "member": SUMIX}),
     ("mixup", {"per": "epoch"}), ("during", {"start": 0.6, "end": 0.3, "member": SUMIX}), ("scene", {"counts": [-1]}),
+    ("scene", {"counts": [1.5]}), ("repeat", {"counts": [1.5], "member": SUMIX}),
+    ("one_of", {"members": [{**SUMIX, "share": -0.5}]}), ("one_of", {"members": [SUMIX]}),
+    ("time_mask", {"min_masks": 3}), ("time_mask", {"parts": 0}),
     ("background", {"loss_weight": 1.5}), ("random_eq", {"shape": "curve"}), ("random_eq", {"min_bands": 9}),
     ("random_eq", {"bands": 4, "min_width": 0.3}), ("distance", {"humidity_percent": 150.0}),
     ("clipping", {"min_db": -3.0}), ("codec", {"min_limit_hz": 0.0}), ("speed", {"min_speed": 0.0}),

@@ -12,7 +12,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Generator, Tensor
 
-from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
+from birdkit.augmentations.base import AUGMENTATIONS, Augmentation, build_member
 from birdkit.augmentations.drawing import check_range, uniform
 from birdkit.batch import Batch
 
@@ -86,7 +86,7 @@ class FilterChain(Filter):
 
     def __init__(self, p: float = 1.0, members: list[dict[str, Any]] | None = None) -> None:
         super().__init__(p)
-        built = [AUGMENTATIONS.build(member["name"], **member["options"]) for member in members or []]
+        built = [build_member(member) for member in members or []]
         strange = [type(member).__name__ for member in built if not isinstance(member, Filter)]
         if strange or not built:
             raise ValueError(f"filter_chain needs members that are filters, not {', '.join(strange) or 'none'}")

@@ -145,7 +145,9 @@ class TrainConfig:
     """The optimiser, its schedule, and when it stops.
 
     batch_size      examples in a step, of all processes together
-    optimiser       "adamw", "adam" or "radam"; weight decay is not applied to norms and biases
+    optimiser       "adamw", "adam" or "radam"
+    weight_decay    not of norms and biases. With "adamw" and "radam" weights shrink by lr * weight_decay in a step;
+                    with "adam" it is part of the gradient (L2), which hardly shrinks weights of large gradients
     schedule        "cosine": half a cosine from `peak_lr` to `final_lr` at the last step. "restarts": one in every
                     `restart_epochs`, each `restart_decay` times the one before (second seed: 8 and 0.5). Both after
                     `warmup_epochs` of a linear rise from `warmup_start` times the peak
