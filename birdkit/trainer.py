@@ -153,7 +153,7 @@ class Trainer:
         _copy_all(self._before, self._buffers)
         self.optimiser.zero_grad(set_to_none=True)
         batch = batch.to(self.device).replace(progress=self.step / self.total_steps)
-        with self._seeded():
+        with self._seeded(), _fastest_convolutions():
             loss, distance = self._loss(batch)
             # Processes take the mean of their gradients; each has those of its own rows only.
             self.scaler.scale(loss * self.world.size).backward()
@@ -263,6 +263,21 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN try its ways of each convolution once and keep the fastest: the shapes of all steps are the same.
+
+    Not in validation, whose batches differ in size, nor where somebody asked for deterministic ones.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = before or not (cudnn.deterministic or torch.are_deterministic_algorithms_enabled())
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def _try_all(members: Sequence[Augmentation], batch: Batch, generator: Generator) -> None:

@@ -275,6 +275,18 @@ def test_a_run_that_skips_every_step_stops_and_keeps_the_batch(tmp_path, monkeyp
     assert again.skipped == 1
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_looks_for_its_fastest_way_in_steps_alone(monkeypatch, deterministic: bool) -> None:
+    """All steps have the same shapes; validation has not, and whoever asks for determinism gets it."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", deterministic)
+    trainer = make_trainer(tiny_config())
+    seen = []
+    trainer.model.backbone.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    trainer.train_step(make_batch(tone(1000, 2)))
+    trainer.model(torch.from_numpy(tone(1000, 2))[None])
+    assert seen == [not deterministic, False]
+
+
 SEVEN_PARTS = {"name": "part_mixup", "options": {"parts": 7}}
 
 
