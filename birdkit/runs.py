@@ -108,6 +108,13 @@ class Run:
             return None
         return inside if inside.is_dir() else given
 
+    def sharing(self, at_once: int) -> Run:
+        """The run with no more workers than its share of the cores, for where so many runs go on at once."""
+        share = max(1, (os.cpu_count() or 1) // at_once)
+        if at_once == 1 or self._recipe_config().train.workers <= share:
+            return self
+        return dataclasses.replace(self, changes={**self.changes, "train__workers": share})
+
     def command(self) -> list[str]:
         """The command that trains this run in a process of its own."""
         command = [sys.executable, "-m", "birdkit", "train", str(self.competition_dir), str(self.work_dir), "--recipe",
@@ -159,10 +166,10 @@ def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.
         run = dataclasses.replace(run, ends_s=time.time() + 3600 * session_h)
     if isinstance(splits, int):
         return [train(dataclasses.replace(run, split=splits), progress=progress).history]
-    runs = [dataclasses.replace(run, split=split) for split in splits]
+    at_once = max(1, torch.cuda.device_count())
+    runs = [dataclasses.replace(run, split=split).sharing(at_once) for split in splits]
     jobs = [Job(f"split {one.split}", one.command(), one.folder / LOG) for one in runs]
-    where = places(max(1, torch.cuda.device_count()))
-    check_outcomes(run_jobs(jobs, where, label=f"round {run.round}", progress=progress))
+    check_outcomes(run_jobs(jobs, places(at_once), label=f"round {run.round}", progress=progress))
     return [pd.read_csv(one.folder / HISTORY) if (one.folder / HISTORY).is_file() else pd.DataFrame(columns=COLUMNS)
             for one in runs]
 

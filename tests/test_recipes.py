@@ -6,6 +6,7 @@ import torch
 
 from birdkit import recipes
 from birdkit.augmentations import build_augmentations
+from birdkit.batch import Batch
 from birdkit.config import Member, RunConfig
 from birdkit.losses import LOSSES
 from birdkit.models import build_model
@@ -76,6 +77,33 @@ def test_the_winners_rounds_are_as_they_published_them() -> None:
     shares = [entry["share"] for entry in third.augment.wave[1].options["members"]]
     caps = third.pseudo.label_sum, third.data.sources[0].label_sum
     assert shares == [0.75, 0.1875] and caps == (0.75, 0.5)
+
+
+def test_the_first_seeds_masks_are_its_own() -> None:
+    """Two stripes of up to 64 of 313 frames and of 8 of 128 mels in each of six parts, for a quarter of the batches."""
+    config = recipes.get("seed2022").config
+    members = build_augmentations(config.augment.spectrogram, "spectrogram")[2:]
+    batch = Batch(torch.randn(4, 1, 128, 6 * 313), torch.zeros(4, 2), torch.ones(4))
+    generator, masked = torch.Generator().manual_seed(0), [0, 0]
+    for _ in range(80):
+        for kind, member in enumerate(members):
+            covered = (member(batch, generator).signal != batch.signal).view(4, 128, 6, 313).transpose(1, 2)
+            if not covered.any():
+                continue
+            masked[kind] += 1
+            lines = covered.any(3) if kind else covered.any(2)  # of each part, (4, 6, 128 bands or 313 frames)
+            assert torch.equal(covered, lines.unsqueeze(3 if kind else 2).expand_as(covered))
+            assert int(lines.sum(2).max()) <= 2 * (8 if kind else 64)
+            stripes = (lines.int().diff(dim=2) == 1).sum(2) + lines[..., 0].int()
+            assert int(stripes.max()) == 2 and len({tuple(row) for row in lines.flatten(0, 1).int().tolist()}) > 12
+    assert all(10 <= n <= 30 for n in masked)
+
+
+def test_what_the_second_seed_never_validated_on_always_trains() -> None:
+    """Classes of up to 20 recordings went wholly into training; at 5e-5 its cosines would have ended too high."""
+    config = recipes.get("seed2025").config
+    assert config.splitting.min_per_class == 21 and config.data.least_per_class == 20
+    assert config.train.final_lr == 1e-5 and config.train.clip_grad_norm == 0
 
 
 def competition_of(folder: Path, year: int) -> Path:

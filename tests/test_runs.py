@@ -168,6 +168,24 @@ def test_a_folder_of_noise_reaches_the_recipe(run: Run) -> None:
         dataclasses.replace(run, noise={"rain": "/rain"}).config()
 
 
+def test_runs_at_once_share_the_workers_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Kaggle's four cores two runs of four workers each decode more slowly than two of two."""
+    asked: list[Sequence[str]] = []
+
+    def note(jobs: Sequence[Job], places: Sequence[Mapping[str, str]], **_: Any) -> list[Outcome]:
+        asked.extend(job.command for job in jobs)
+        return [Outcome(job, 0, 1.0) for job in jobs]
+
+    monkeypatch.setattr(runs, "run_jobs", note)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for workers, expected in ((4, 2), (1, 1), (0, 0)):
+        train_splits(dataclasses.replace(run, changes={"train__workers": workers}), [0, 1], progress=False)
+        assert all(f"train__workers={expected}" in asked.pop() for _ in range(2))
+    t4 = Run(run.competition_dir, run.work_dir, "t4")
+    assert t4.sharing(1) is t4 and t4.sharing(2).changes == {"train__workers": 2}
+
+
 def test_places_are_cards_or_shares_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes of two threads on two cores are ten times slower than one; two on one card may not fit."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)

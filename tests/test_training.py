@@ -22,6 +22,7 @@ from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
 from birdkit.settings import replace
 from birdkit.trainer import Trainer
+from birdkit.validation import Validation
 
 
 def test_it_learns_two_tones(tmp_path) -> None:
@@ -272,6 +273,66 @@ def test_a_run_that_skips_every_step_stops_and_keeps_the_batch(tmp_path, monkeyp
     again.step = int(kept["step"])
     again.train_step(batch)
     assert again.skipped == 1
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_looks_for_its_fastest_way_in_steps_alone(monkeypatch, deterministic: bool) -> None:
+    """All steps have the same shapes; validation has not, and whoever asks for determinism gets it."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", deterministic)
+    trainer = make_trainer(tiny_config())
+    seen = []
+    trainer.model.backbone.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    trainer.train_step(make_batch(tone(1000, 2)))
+    trainer.model(torch.from_numpy(tone(1000, 2))[None])
+    assert seen == [not deterministic, False]
+
+
+SEVEN_PARTS = {"name": "part_mixup", "options": {"parts": 7}}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"augment__wave": (Member("background", {"source": "nope"}),)}, "mixes in the source 'nope'"),
+    ({"augment__wave": (Member(**SEVEN_PARTS),)}, "64000 samples or frames cannot be cut into 7"),
+    ({"augment__wave": (Member("during", {"p": 0.01, "start": 0.9, "member": SEVEN_PARTS}),)}, "cut into 7"),
+    ({"augment__wave": (Member("repeat", {"counts": [0], "member": SEVEN_PARTS}),)}, "cut into 7"),
+    ({"augment__spectrogram": (Member("part_mixup", {"parts": 3}),)}, "64 samples or frames cannot be cut into 3"),
+    ({"loss": Member("focal", {"alpha": [0.1, 0.2, 0.3]})}, "alpha has 3 numbers for 2 classes"),
+    ({"loss": Member("two_way", {"base": "focal", "options": {"alpha": {"hihg": 0.2, "default": 0.1}}})},
+     "alpha: hihg are no classes")])
+def test_what_does_not_fit_is_found_before_anything_is_composed(tmp_path, monkeypatch, changes, message) -> None:
+    """It came after the validation had been composed, or in the first step that drew it: hours into a session."""
+    for where, name in ((Validation, "prepare"), (Trainer, "train_step")):
+        monkeypatch.setattr(where, name, lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(ValueError, match=message):
+        run(tiny_config(**changes), write_tones(tmp_path), tmp_path, "run")
+
+
+def test_a_rehearsal_changes_nothing_of_a_run() -> None:
+    """A run that rehearsed and one that did not are the same run: weights, statistics, random numbers."""
+    spectrogram = (Member("time_mask", {"p": 0.5}), Member("mixup", {"p": 0.5}))
+    trainers = [make_trainer(tiny_config(augment__spectrogram=spectrogram)) for _ in range(2)]
+    state = torch.get_rng_state()
+    trainers[0].rehearse()
+    assert torch.equal(torch.get_rng_state(), state)
+    losses = [trainer.train_step(make_batch(tone(1000, 2))) for trainer in trainers]
+    assert losses[0] == losses[1] and trainers[0].step == 1
+    first, second = (weights(trainer.model) for trainer in trainers)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_loss_is_told_the_names_of_the_classes() -> None:
+    """Columns go by name: a list in the order of another year's classes trains without a word."""
+    config = tiny_config(loss=Member("focal", {"alpha": {"low": 0.9, "default": 0.25}}))
+    assert make_trainer(config, classes=CLASSES).loss.alpha.numbers.tolist() == pytest.approx([0.25, 0.9])
+
+
+def test_the_precision_is_chosen_for_the_backbone(monkeypatch) -> None:
+    """An NFNet on a T4 is another case than a ResNet."""
+    asked = []
+    real = trainer.choose_precision
+    monkeypatch.setattr(trainer, "choose_precision", lambda *args, **named: asked.append(named) or real(*args, **named))
+    make_trainer(tiny_config(model__backbone="test_nfnet"))
+    assert asked == [{"backbone": "test_nfnet"}]
 
 
 def test_averaged_weights_are_the_ones_deployed() -> None:

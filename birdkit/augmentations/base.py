@@ -1,6 +1,7 @@
 """The contract of an augmentation: draw every random number first, then apply plain arithmetic."""
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -92,6 +93,21 @@ class Augmentation(nn.Module):
         theirs, own = tuple(batch.sources[name].signal.shape), tuple(batch.signal.shape)
         if theirs != own:
             raise ValueError(f"source {name!r} {theirs} and signal {own} differ in shape")
+
+
+def build_member(member: Mapping[str, Any], *, also: Collection[str] = (),
+                 more: Mapping[str, Any] | None = None) -> Augmentation:
+    """An augmentation inside another, from {"name": "gain", "options": {"max_db": 6.0}}; without options its defaults.
+
+    also  keys besides that whoever it is inside reads
+    more  options over those
+
+    Raises ValueError for anything else, KeyError for a name that is not registered.
+    """
+    known = ("name", "options", *also)
+    if not isinstance(member, Mapping) or "name" not in member or set(member) - set(known):
+        raise ValueError(f"{member!r} must be a dict with a name, and with nothing but {', '.join(known)}")
+    return AUGMENTATIONS.build(member["name"], **{**member.get("options", {}), **(more or {})})
 
 
 def with_examples(batch: Batch, rows: Tensor, part: Batch) -> Batch:

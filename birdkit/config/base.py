@@ -22,6 +22,17 @@ def in_unit(where: str, value: float) -> None:
         raise ValueError(f"{where} = {value} is not in [0, 1]")
 
 
+def at_least(where: str, value: float, least: float = 0) -> None:
+    """Raise ValueError unless a setting is `least` or more; NaN is not.
+
+    >>> at_least("train.workers", -1)
+    Traceback (most recent call last):
+    ValueError: train.workers = -1 must be at least 0
+    """
+    if not value >= least:
+        raise ValueError(f"{where} = {value} must be at least {least}")
+
+
 @dataclass(frozen=True)
 class Member:
     """A member of a registry with the options of its constructor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from birdkit.config.base import Member, in_unit, one_of
+from birdkit.config.base import Member, at_least, in_unit, one_of
 from birdkit.config.distil import DistilConfig
 from birdkit.config.frontend import FrontEndConfig
 from birdkit.config.labelling import LabelConfig
@@ -94,6 +94,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         one_of("validation.kind", self.kind, ("recordings", "composed"))
+        at_least("validation.n_soundscapes", self.n_soundscapes, 1)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         one_of("splitting.kind", self.kind, ("stratified", "site", "coverage"))
+        at_least("splitting.min_per_class", self.min_per_class)
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not -1 <= self.split < self.n_splits:
             raise ValueError(f"split = {self.split} is not one of -1 .. {self.n_splits - 1}")
+        at_least("round", self.round)
+        at_least("seed", self.seed)
 
     @property
     def competition(self) -> Competition:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from birdkit.config.base import Member, in_unit, one_of
+from birdkit.config.base import Member, at_least, in_unit, one_of
 
 SOUNDSCAPES = "soundscapes"  # the source of clips that every run has
 LABELLED, PSEUDO = "labelled_soundscapes", "pseudo_labels"  # kinds of sources
@@ -119,6 +119,8 @@ class DataConfig:
         for name in ("min_rating", "unrated_weight", "balance", "least_per_class", "most_per_class"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be >= 0")
+        at_least("data.samples_per_epoch", self.samples_per_epoch)
+        at_least("data.cache_gib", self.cache_gib)
         negative = [name for name, weight in self.collection_weights.items() if weight < 0]
         if negative:
             raise ValueError(f"collection_weights of {', '.join(negative)} must be >= 0")
@@ -143,7 +145,9 @@ class TrainConfig:
     """The optimiser, its schedule, and when it stops.
 
     batch_size      examples in a step, of all processes together
-    optimiser       "adamw", "adam" or "radam"; weight decay is not applied to norms and biases
+    optimiser       "adamw", "adam" or "radam"
+    weight_decay    not of norms and biases. With "adamw" and "radam" weights shrink by lr * weight_decay in a step;
+                    with "adam" it is part of the gradient (L2), which hardly shrinks weights of large gradients
     schedule        "cosine": half a cosine from `peak_lr` to `final_lr` at the last step. "restarts": one in every
                     `restart_epochs`, each `restart_decay` times the one before (second seed: 8 and 0.5). Both after
                     `warmup_epochs` of a linear rise from `warmup_start` times the peak
@@ -152,9 +156,10 @@ class TrainConfig:
     swa_start       share of the run after which the weights of every epoch's end are averaged alike (stochastic weight
                     averaging, Izmailov et al. 2018, arXiv:1803.05407); 1 for never
     average         after the last epoch, the weights of that many validated epochs of this run are averaged, and the
-                    average is validated too; 0 for none
+                    average is validated too; 0 for none. At most `validations`
     average_of      which epochs: "best", those with the highest scores, or "last"
-    precision       "auto" takes what the device does in hardware: "bf16", else "fp16" on a GPU and "f32" on a CPU
+    precision       "auto" takes what the device does in hardware: "bf16", else "fp16" on a GPU, but "f32" for NFNets,
+                    and "f32" on a CPU
     compile         True compiles the network with torch.compile: slow to start, faster afterwards on a GPU
     validate_every  epochs, 0 only at the end
     save_every_s    seconds between saved states, from which a run that died goes on
@@ -195,10 +200,30 @@ class TrainConfig:
         one_of("average_of", self.average_of, ("best", "last"))
         in_unit("swa_start", self.swa_start)
         in_unit("warmup_start", self.warmup_start)
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs = {self.epochs} and batch_size = {self.batch_size} must be at least 1")
+        for name, least in (("epochs", 1), ("batch_size", 1), *((name, 0) for name in (
+                "weight_decay", "warmup_epochs", "clip_grad_norm", "average", "validate_every", "save_every_s",
+                "session_s", "workers", "threads"))):
+            at_least(f"train.{name}", getattr(self, name), least)
+        if not 0 <= self.final_lr <= self.peak_lr or not self.peak_lr > 0:
+            raise ValueError(f"train.peak_lr = {self.peak_lr}, final_lr = {self.final_lr}: the peak must be above 0, "
+                             "the final rate in [0, peak_lr]")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay = {self.ema_decay} is not in [0, 1): at 1 nothing would be learnt")
         if self.ema_decay and self.swa_start < 1:
             raise ValueError(f"ema_decay = {self.ema_decay} and swa_start = {self.swa_start} are two ways to average "
                              "the weights: choose one")
-        if self.schedule == "restarts" and self.restart_epochs <= 0:
-            raise ValueError(f"restart_epochs = {self.restart_epochs} must be above 0")
+        if not self.restart_epochs > 0 or not 0 < self.restart_decay <= 1:
+            raise ValueError(f"train.restart_epochs = {self.restart_epochs} must be above 0, and restart_decay = "
+                             f"{self.restart_decay} in (0, 1]")
+        if self.average > self.validations:
+            raise ValueError(f"train.average = {self.average} epochs, but with validate_every = {self.validate_every} "
+                             f"only {self.validations} of {self.epochs} are validated, and only those can be averaged")
+
+    @property
+    def validations(self) -> int:
+        """How many epochs are validated: every `validate_every`-th, and the last.
+
+        >>> TrainConfig(epochs=10, validate_every=4).validations, TrainConfig(epochs=10, validate_every=0).validations
+        (3, 1)
+        """
+        return -(-self.epochs // self.validate_every) if self.validate_every else 1

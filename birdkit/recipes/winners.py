@@ -45,7 +45,8 @@ def sydorskyi2025() -> Recipe:
     replaced by a soundscape window of their class, of windows above 0.5, with what is below 0.1 at zero. Its
     backgrounds without calls are ff1010bird's here.
     """
-    masks = (member("time_mask", p=0.3, max_masks=3), member("frequency_mask", p=0.3, max_masks=3))
+    masks = (member("time_mask", p=0.3, max_masks=3, max_share=20 / 313),
+             member("frequency_mask", p=0.3, max_masks=3, max_share=10 / 128))
     eq = member("random_eq", min_db=-20.0, max_db=0.0, bands=4, spacing="hertz")
     nocall = SourceConfig("ff1010bird_nocall", path="birdclef2021-background-noise/ff1010bird_nocall")
     wave = (member("or_mixup", p=0.5), member("background", p=0.5, source=nocall.name), eq)
