@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from birdkit.augmentations import build_augmentations
+from birdkit.augmentations import Augmentation, build_augmentations
 from birdkit.averaging import EqualAverage
 from birdkit.batch import Batch
 from birdkit.config import RunConfig
@@ -58,6 +58,8 @@ class Trainer:
     world        the processes that train together; each gets its own part of every batch
     teacher      what config.distil names, see birdkit.distillation.choose_teacher
 
+    Raises ValueError where the front end keeps how loud clips are and a wave augmentation would decide it.
+
     skipped   steps so far that changed nothing, because their loss or gradients were not finite
     distance  from the teacher in the last step; NaN without
     """
@@ -80,6 +82,7 @@ class Trainer:
         self.loss = LOSSES.build(config.loss.name, **config.loss.options).to(device)
         self.wave_augmentations = build_augmentations(config.augment.wave, "wave")
         self.spectrogram_augmentations = build_augmentations(config.augment.spectrogram, "spectrogram")
+        _refuse_levels(config, self.wave_augmentations)
         decay = self.settings.ema_decay
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         self.swa = EqualAverage(self.model) if self.settings.swa_start < 1 else None
@@ -239,6 +242,17 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
+
+
+def _refuse_levels(config: RunConfig, augmentations: Sequence[Augmentation]) -> None:
+    """Raise ValueError where training would be at levels that no file has, and the front end shows them."""
+    setting = [member.name for member, built in zip(config.augment.wave, augmentations, strict=True)
+               if built.sets_level]
+    if config.frontend.level == "none" and setting:
+        raise ValueError(f"the front end keeps how loud a clip is (frontend.level = 'none'), but {', '.join(setting)} "
+                         "in augment.wave would bring waves to levels of their own, which no soundscape has: give "
+                         "these members level = \"none\" (sumix renormalise = \"none\", too), mix spectrograms "
+                         "(augment.spectrogram), take `background`, or a front end of level \"rms\" or \"peak\"")
 
 
 def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:

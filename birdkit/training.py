@@ -70,11 +70,11 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
                       state
 
     Raises birdkit.tables.DataError for tables that do not fit; ValueError where round and pseudo-labels contradict each
-    other, a source is missing that an augmentation mixes in, `out_dir` holds another run, or a session is too short for
-    one validation; birdkit.disk.DiskSpaceError where the disk has no room for the run's files;
-    FileNotFoundError where `resume_from` holds no run, or the teacher of config.distil is not there;
-    ImportError where nothing can read that; and FloatingPointError, which names a file with the batch, where step after
-    step is not finite.
+    other, a source is missing that an augmentation mixes in, a wave augmentation sets levels that the front end keeps,
+    `out_dir` holds another run, or a session is too short for one validation; birdkit.disk.DiskSpaceError where the
+    disk has no room for the run's files; FileNotFoundError where `resume_from` holds no run, or the teacher of
+    config.distil is not there; ImportError where nothing can read that; and FloatingPointError, which names a file with
+    the batch, where step after step is not finite.
     """
     session = Session(config.train.session_s)
     torch.set_flush_denormal(True)  # an untrained network is up to eight times slower on denormal numbers

@@ -88,6 +88,16 @@ def test_shapes_types_and_input_are_kept(name: str, stage: str) -> None:
     assert not torch.equal(result.signal, batch.signal)
 
 
+@pytest.mark.parametrize("name", [name for name, stage in CASES if stage == "wave"])
+def test_a_member_says_whether_it_sets_levels(name: str) -> None:
+    """Clips an eighth as loud come out an eighth as loud, unless the member brings them to a level of its own."""
+    member, batch = build(name), batch_of("wave", n=6)
+    sources = {key: source.replace(signal=source.signal / 8) for key, source in batch.sources.items()}
+    quiet = member(batch.replace(signal=batch.signal / 8, sources=sources), seeded(1)).signal
+    kept = torch.allclose(8 * quiet, member(batch, seeded(1)).signal, rtol=1e-4, atol=1e-6)
+    assert member.sets_level == (not kept)
+
+
 @everyone
 def test_the_same_draw_gives_the_same_result(name: str, stage: str) -> None:
     """All randomness is in the draw: a run can be repeated, and a sound heard again."""

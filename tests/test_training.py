@@ -176,6 +176,18 @@ def test_an_augmentation_at_the_wrong_stage_is_refused() -> None:
         make_trainer(tiny_config(augment__wave=(Member("time_mask"),)))
 
 
+def test_levels_that_the_front_end_keeps_are_not_set_by_augmentations() -> None:
+    """Half of the batch at peak 1 would be images that no soundscape gives; at their own levels they are mixed."""
+    config = tiny_config(frontend__level="none", frontend__scaling="db80", frontend__floor=1e-10)
+    with pytest.raises(ValueError, match=r"frontend.level = 'none'\), but or_mixup in augment.wave"):
+        make_trainer(config)
+    repeated = Member("repeat", {"member": {"name": "sumix", "options": {"level": "none"}}})
+    with pytest.raises(ValueError, match="but repeat in"):
+        make_trainer(replace(config, augment__wave=(repeated,)))
+    make_trainer(replace(config, augment__wave=(Member("or_mixup", {"level": "none"}),),
+                         augment__spectrogram=(Member("mixup"),)))
+
+
 def test_unknown_labels_are_left_out_of_the_loss() -> None:
     """Cell weights go all the way: whatever the target of an unknown label is, the step is the same."""
     steps = []

@@ -36,8 +36,12 @@ class Augmentation(nn.Module):
     @property
     def sources(self) -> frozenset[str]:
         """The names of the sources of `batch.sources` that this member, or one inside it, mixes in; most need none."""
-        inside = (module for module in self.modules() if isinstance(module, Augmentation) and module is not self)
-        return frozenset[str]().union(*(member.sources for member in inside))
+        return frozenset[str]().union(*(member.sources for member in self._inside()))
+
+    @property
+    def sets_level(self) -> bool:
+        """True where this member, or one inside it, brings waves to a level of its own; most keep what they have."""
+        return any(member.sets_level for member in self._inside())
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """Every random number that `transform` needs, on the CPU.
@@ -84,6 +88,9 @@ class Augmentation(nn.Module):
         if not self.training:
             return batch
         return self.apply(batch, **self.draw(batch, generator))
+
+    def _inside(self) -> list[Augmentation]:
+        return [module for module in self.modules() if isinstance(module, Augmentation) and module is not self]
 
     def _check_source(self, batch: Batch, name: str) -> None:
         if name not in batch.sources:
