@@ -60,7 +60,7 @@ class ClipDataset(Dataset):
             labelled = labelled.sort_values(["file", "start_s"], ignore_index=True)
             windows = ClipSource.labelled(labelled, classes, config.example_s)
             smooth = np.minimum(windows.target + np.float32(config.data.label_smoothing), 1)
-            examples = examples.followed_by(replace(windows, target=smooth))
+            examples = examples.followed_by(replace(windows, target=smooth).weighted(config.data.labelled_weight))
             self.labels += rarest_labels(labelled, self.labels)
         self.recordings = examples.within(store, config.example_s)
         self.columns = {name: k for k, name in enumerate(classes)}

@@ -20,6 +20,7 @@ SAMPLE = "sample_submission.csv"
 TABLES = ("taxonomy.csv", "train.csv", "train_metadata.csv")  # of which every competition since 2021 has one
 SOUNDSCAPE_FOLDERS = ("train_soundscapes", "unlabeled_soundscapes")
 RECORDING_FOLDERS = ("train_audio", "train_short_audio")
+SESSION_H = 11.5  # of the 12 hours after which Kaggle ends a session and drops what it has written; the rest is room
 AUDIO_SUFFIXES = (".ogg", ".flac", ".wav", ".mp3", ".opus")
 
 

@@ -14,6 +14,7 @@ from birdkit.data import ClipDataset
 from birdkit.distillation import Teacher, choose_teacher
 from birdkit.recording_labels import RecordingLabels, choose_recording_labels
 from birdkit.sources import choose_sources
+from birdkit.splits import check_splits
 from birdkit.tables import contents_of, keep_rated, table_hash
 from birdkit.teacher_table import TeacherTable
 
@@ -52,9 +53,11 @@ class Material:
                soundscapes: pd.DataFrame | None, labels: Mapping[str, pd.DataFrame | None]) -> Material:
         """From the tables as birdkit.training.fit takes them; `labels` has the names of `LABEL_TABLES`.
 
-        Raises birdkit.tables.DataError for tables that do not fit, ValueError where the teacher is a table that does
-        not know all examples, FileNotFoundError where it is not there, ImportError where nothing can read it.
+        Raises birdkit.tables.DataError for tables that do not fit; ValueError where recordings that belong together, as
+        far as the table says so, are in several splits, or the teacher is a table that does not know all examples;
+        FileNotFoundError where that is not there, ImportError where nothing can read it.
         """
+        check_splits(recordings)  # again: the table may have been changed since the audit, or be of one's own
         trained, mixed, pseudo_labels = recordings, soundscapes, labels["pseudo_labels"]
         if config.split >= 0:
             trained = recordings[recordings["split"] != config.split]

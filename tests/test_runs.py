@@ -136,6 +136,19 @@ def test_a_session_ends_in_time_and_the_next_goes_on(run: Run, monkeypatch: pyte
     assert pd.read_csv(following.folder / "history.csv").equals(pd.read_csv(run.folder / "history.csv"))
 
 
+@pytest.mark.parametrize(("kind", "session_h", "limit_h"), [
+    ("", None, 0.0), ("Batch", None, 11.5), ("Interactive", None, 11.5), ("Batch", 0, 0.0), ("Batch", 3.0, 3.0)])
+def test_a_session_on_kaggle_has_a_limit_that_nobody_need_know(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str,
+                                                               session_h: float | None, limit_h: float) -> None:
+    """A run that Kaggle ends after twelve hours leaves nothing; elsewhere nothing ends it."""
+    seen: list[Run] = []
+    done = runs.training.FitResult(Path(), Path(), None, pd.DataFrame(), True)
+    monkeypatch.setattr(runs, "train", lambda one, **_: seen.append(one) or done)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", kind)
+    train_splits(run, 0, session_h=session_h, progress=False)
+    assert seen[0].ends_s == (pytest.approx(time.time() + 3600 * limit_h, abs=60.0) if limit_h else 0.0)
+
+
 def test_where_an_earlier_session_left_a_run(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The attached output as a whole, or the run's own folder; a split that had not begun begins."""
     assert run.earlier() is None

@@ -88,6 +88,14 @@ def test_recordings_rated_lower_than_asked_for_are_not_trained_on(tmp_path) -> N
     assert checkpoint.load(result.best).seen == set(table["file"][2:])
 
 
+def test_recordings_that_belong_together_may_not_be_validated_on_apart(tmp_path) -> None:
+    """A table that was changed after the audit: the score would be of what the model has heard."""
+    table = write_tones(tmp_path)
+    tied = table.assign(group="file:" + table["file"], content=[*["same"] * 3, *table["file"][3:]])
+    with pytest.raises(ValueError, match=r"content 'same' is in 2 splits: 0\.wav \(0\), 1\.wav \(0\), 2\.wav \(1\)"):
+        run(tiny_config(), tied, tmp_path, "run")
+
+
 def test_pseudo_labels_and_round_must_agree(tmp_path) -> None:
     """Round 0 with pseudo-labels, or round 1 without, is a mistake in the notebook's settings."""
     table = write_tones(tmp_path)
