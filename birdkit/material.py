@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -94,12 +94,12 @@ class Material:
     def __len__(self) -> int:
         return len(self.recordings) + (0 if self.examples is None else len(self.examples))
 
-    def dataset(self, needed: Collection[str], store: AudioStore) -> ClipDataset:
-        """The training examples, with clips of the sources that augmentations need."""
-        sources = choose_sources(self.config, needed, self.classes, recordings=self.recordings,
+    def dataset(self, shares: Mapping[str, float], store: AudioStore) -> ClipDataset:
+        """The training examples, with clips of the sources that augmentations need, for these shares of them."""
+        sources = choose_sources(self.config, shares, self.classes, recordings=self.recordings,
                                  soundscapes=self.soundscapes, pseudo_labels=self.pseudo_labels,
                                  labelled_soundscapes=self.windows)
-        return ClipDataset(self.recordings, self.classes, self.config, store=store, sources=sources,
+        return ClipDataset(self.recordings, self.classes, self.config, store=store, sources=sources, shares=shares,
                            labelled=self.examples, recording_labels=self.heard,
                            teacher=self.teacher if isinstance(self.teacher, TeacherTable) else None)
 

@@ -239,8 +239,8 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
     """The sources that augmentations ask for, by name; nothing else is decoded.
 
     "soundscapes" are pseudo-labelled windows from round 1 on, whole unlabelled soundscapes before; all others are in
-    `config.data.sources`. The length of an epoch does not depend on them: each example of the main loader gets a clip
-    of every source. That is the longer one of the first seed's two loaders, since a choice among the training
+    `config.data.sources`. The length of an epoch does not depend on them: each example of the main loader may get a
+    clip of every source. That is the longer one of the first seed's two loaders, since a choice among the training
     recordings is never more than all of them, and the shorter was cycled, as here (birdkit.sampling.Rounds).
 
     needed         names, the union of `member.sources` over the augmentations

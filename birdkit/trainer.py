@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from birdkit.augmentations import Augmentation, build_augmentations
+from birdkit.augmentations import Augmentation, build_augmentations, joint_shares
 from birdkit.averaging import EqualAverage
 from birdkit.batch import Batch
 from birdkit.config import RunConfig
@@ -100,10 +100,9 @@ class Trainer:
                  " with shared batch norms" if shared_norms else "", ", compiled" if self.settings.compile else "")
 
     @property
-    def sources(self) -> frozenset[str]:
-        """The names of the sources that the augmentations mix in."""
-        members = (*self.wave_augmentations, *self.spectrogram_augmentations)
-        return frozenset[str]().union(*(member.sources for member in members))
+    def source_shares(self) -> dict[str, float]:
+        """The sources that the augmentations mix in, and for which share of the examples each is needed."""
+        return joint_shares((*self.wave_augmentations, *self.spectrogram_augmentations))
 
     @property
     def _average(self) -> ModelEmaV3 | EqualAverage | None:

@@ -101,7 +101,7 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
             relabelling = Relabelling(material, trainer, files, root)
             going_on = True
             while going_on and not loop.progress.finished:
-                dataset = relabelling.material(progress=progress).dataset(trainer.sources, store)
+                dataset = relabelling.material(progress=progress).dataset(trainer.source_shares, store)
                 batches = training_batches(dataset, dataset.labels, config, first_step=trainer.step,
                                            device=trainer.device, rank=world.rank, world_size=world.size)
                 with contextlib.closing(batches):

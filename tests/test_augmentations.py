@@ -10,7 +10,7 @@ import torch
 from augmentation_batches import seeded
 from torch import Tensor
 
-from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations
+from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations, joint_shares
 from birdkit.batch import Batch
 from birdkit.config import Member
 
@@ -250,6 +250,41 @@ def test_a_source_that_is_missing_or_does_not_fit_is_refused_even_where_nothing_
         member(bare, seeded(0))
     with pytest.raises(ValueError, match="differ in shape"):
         member(batch.replace(sources={source: batch_of(stage, n=2) for source in batch.sources}), seeded(0))
+
+
+FAINT = {"name": "background", "options": {"p": 0.3}}
+
+
+@pytest.mark.parametrize(("name", "stage", "options", "share"), [
+    *((name, stage, {"p": 0.3}, 1.0 if name in ("selective_mixup", "one_of") else 0.3) for name, stage in CASES
+      if build(name).sources),
+    ("during", "wave", {"member": FAINT}, 0.3), ("one_of", "wave", {"members": [{**FAINT, "share": 0.5}]}, 0.3),
+    ("repeat", "wave", {"counts": [2], "member": FAINT}, 1.0)])
+def test_a_member_uses_as_many_clips_where_only_its_share_of_them_was_decoded(name: str, stage: str, share: float,
+                                                                             options: dict[str, Any]) -> None:
+    """What it would not use need not be decoded: it is as often heard as before, and never where there is no clip."""
+    member, n = build(name, **options), 4000
+    assert list(member.source_shares.values()) == [share]
+    signal = torch.randn((n, 4) if stage == "wave" else (n, 1, 2, 2), generator=seeded(0))
+    there = torch.rand(n, generator=seeded(1)) < share
+    clips = Batch(signal.flip(0), torch.ones(n, 1), torch.ones(n))
+    thinned = clips.replace(p_factor=torch.where(there, 1 / share, 0.0))
+
+    def heard(source: Batch) -> Tensor:
+        batch = Batch(signal, torch.zeros(n, 1), torch.ones(n), sources={"soundscapes": source, "selected": source})
+        return member(batch, seeded(2)).target[:, 0] > 0
+
+    assert float(heard(thinned).float().mean()) == pytest.approx(float(heard(clips).float().mean()), abs=0.04)
+    assert heard(thinned).any() and not bool((heard(thinned) & ~there).any())
+
+
+def test_a_source_of_several_members_is_decoded_for_all_examples() -> None:
+    """Two members that both find a clip, or both none, would choose the same examples."""
+    noise, wind, noise_again = (build("background", p=p, source=source) for p, source in (
+        (0.5, "noise"), (0.25, "wind"), (0.1, "noise")))
+    assert joint_shares([noise, wind]) == {"noise": 0.5, "wind": 0.25}
+    assert joint_shares([noise, wind, noise_again]) == {"noise": 1.0, "wind": 0.25}
+    assert joint_shares([build("mixup")]) == {}
 
 
 # Members of members, and lists ----------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ def test_sources_reach_spectrogram_augmentations_as_spectrograms(spy) -> None:
     config = tiny_config(augment__wave=(Member("spy", {"source": "noise"}),),
                          augment__spectrogram=(Member("spy", {"source": "soundscapes"}),))
     trainer = make_trainer(config)
-    assert trainer.sources == {"noise", "soundscapes"}
+    assert trainer.source_shares == {"noise": 1.0, "soundscapes": 1.0}
     sources = {name: make_batch(noise(2, seed=seed)) for seed, name in enumerate(("noise", "soundscapes"))}
     trainer.train_step(make_batch(tone(1000, 2)).replace(sources=sources))
     first, second = spy

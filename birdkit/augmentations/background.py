@@ -18,10 +18,37 @@ from birdkit.batch import Batch
 from birdkit.config import SOUNDSCAPES
 
 
-class BackgroundMixing(Augmentation):
+class FromSource(Augmentation):
+    """An augmentation that gives example i clip i of a source, if any.
+
+    source  whose clips; a batch without them raises ValueError as soon as the member draws
+    """
+
+    mixes = True
+
+    def __init__(self, p: float, source: str) -> None:
+        super().__init__(p)
+        self.source = source
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The name of the source."""
+        return frozenset({self.source})
+
+    @property
+    def source_shares(self) -> dict[str, float]:
+        """No more clips than are used."""
+        return {self.source: self.p}
+
+    def chosen(self, batch: Batch, generator: Generator) -> Tensor:
+        """Which examples are changed (B,), each with probability `p`, of those that have a clip."""
+        drawn, factor = torch.rand(len(batch), generator=generator), batch.sources[self.source].p_factor
+        return drawn < (self.p if factor is None else self.p * factor)
+
+
+class BackgroundMixing(FromSource):
     """An augmentation that brings in clips of a source with their labels.
 
-    source        whose clips; a batch without them raises ValueError as soon as the member draws
     weight_share  how much of the mixed weight is the background's; the rest is the example's own
     loss_weight   how much a pseudo-label counts in the loss beside a person's label: cell weights of classes that the
                   background alone holds are multiplied by this, those that the example holds as surely as the
@@ -29,18 +56,11 @@ class BackgroundMixing(Augmentation):
                   second seed tried 1, 0.6 and 0.1 (experiments 93, 133, 177), and described it without its code
     """
 
-    mixes = True
-
     def __init__(self, p: float, source: str, weight_share: float, loss_weight: float) -> None:
-        super().__init__(p)
+        super().__init__(p, source)
         check_range("weight_share", weight_share, weight_share, least=0.0, most=1.0)
         check_range("loss_weight", loss_weight, loss_weight, least=0.0, most=1.0)
-        self.source, self.weight_share, self.loss_weight = source, weight_share, loss_weight
-
-    @property
-    def sources(self) -> frozenset[str]:
-        """The name of the source whose clips are mixed in."""
-        return frozenset({self.source})
+        self.weight_share, self.loss_weight = weight_share, loss_weight
 
     def background(self, batch: Batch) -> Batch:
         """The source's clips, one for each example."""
@@ -173,7 +193,7 @@ class AddedBackground(BackgroundMixing):
 
 
 @AUGMENTATIONS.register("source_only")
-class SourceOnly(Augmentation):
+class SourceOnly(FromSource):
     """A clip of the source in the example's place, with its own labels: separate rows at the ratio `p`.
 
     Of noise only, at p = 0.05, so that silence is learnt, too; of labelled soundscapes at 2 / 64 (BirdCLEF 2026 first
@@ -183,16 +203,8 @@ class SourceOnly(Augmentation):
     source  whose clips, such as a folder of noise, whose targets are all 0
     """
 
-    mixes = True
-
     def __init__(self, p: float = 0.05, source: str = SOUNDSCAPES) -> None:
-        super().__init__(p)
-        self.source = source
-
-    @property
-    def sources(self) -> frozenset[str]:
-        """The name of the source whose clips replace examples."""
-        return frozenset({self.source})
+        super().__init__(p, source)
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """Nothing."""

@@ -1,6 +1,7 @@
 """The contract of an augmentation: draw every random number first, then apply plain arithmetic."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,6 +38,13 @@ class Augmentation(nn.Module):
     def sources(self) -> frozenset[str]:
         """The names of the sources of `batch.sources` that this member, or one inside it, mixes in; most need none."""
         return frozenset[str]().union(*(member.sources for member in self._inside()))
+
+    @property
+    def source_shares(self) -> dict[str, float]:
+        """The share of the examples, by source, for which a clip is needed at most. A member that looks at `p_factor`
+        (birdkit.batch) may ask for less than all; most do not."""
+        inside = [member for member in self._inside() if not member._inside()]
+        return joint_shares(inside) if inside else dict.fromkeys(self.sources, 1.0)
 
     @property
     def sets_level(self) -> bool:
@@ -99,6 +107,19 @@ class Augmentation(nn.Module):
         theirs, own = tuple(batch.sources[name].signal.shape), tuple(batch.signal.shape)
         if theirs != own:
             raise ValueError(f"source {name!r} {theirs} and signal {own} differ in shape")
+
+
+def joint_shares(members: Iterable[Augmentation]) -> dict[str, float]:
+    """The `source_shares` of several members together.
+
+    A source that several need is needed for all examples: clips that both may use, or neither, would tie their choices
+    of examples to each other.
+    """
+    found: dict[str, float] = {}
+    for member in members:
+        for name, share in member.source_shares.items():
+            found[name] = 1.0 if name in found else share
+    return found
 
 
 def with_examples(batch: Batch, rows: Tensor, part: Batch) -> Batch:
