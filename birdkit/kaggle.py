@@ -198,11 +198,11 @@ class Workspace:
         return found
 
     def packed_dir(self) -> Path:
-        """Where a packing of the recordings is written."""
+        """Where a packing of the audio is written."""
         return self.folder / "packed"
 
     def packed(self) -> Path | None:
-        """The folder of a packing, None where there is none: recordings are then decoded from their own files."""
+        """The folder of a packing, None where there is none: audio is then decoded from its own files."""
         found = self.look("packed/packing.json")
         return found[0].parent if found else None
 

@@ -85,6 +85,22 @@ def test_a_packed_competition_trains_without_its_recordings(run: Run, tmp_path: 
     assert train(dataclasses.replace(run, competition_dir=competition), progress=False).finished
 
 
+def test_packed_soundscapes_are_mixed_in_without_their_files(run: Run, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    """Each example may have one under it: with the recordings alone packed, decoding still is what one waits for."""
+    competition = shutil.copytree(run.competition_dir, tmp_path / "copy")
+    packing = ["pack", str(competition), str(run.work_dir), "--recipe", "tiny", "--format", "int16", "--soundscapes"]
+    assert cli.main([*packing, "--seconds", "2"]) == 1 and not kaggle.Workspace(run.work_dir).packed()
+    assert cli.main(packing) == 0
+    tables = [pd.read_parquet(run.work_dir / f"{name}.parquet") for name in ("recordings", "soundscapes")]
+    said = capsys.readouterr().out
+    assert f"{len(tables[0])} recordings: " in said and f"{len(tables[1])} soundscapes: " in said
+    assert f"packed: {sum(map(len, tables))} files in" in said
+    for folder in ("train_audio", "train_soundscapes"):
+        shutil.rmtree(competition / folder)
+    assert train(dataclasses.replace(run, competition_dir=competition), progress=False).finished
+
+
 def test_a_run_here_and_one_in_a_process_are_the_same(run: Run, commands: list[tuple[str, ...]]) -> None:
     """FOLD = 0 and FOLD = [0] are two ways to ask for one thing."""
     best = run.folder / "best.safetensors"

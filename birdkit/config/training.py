@@ -72,8 +72,9 @@ class DataConfig:
     """What a training example is.
 
     crop               where a clip is taken from a longer recording: "random", "first", "last", "rms" (random,
-                       weighted by the energy of the clip) or "marked" (centred on the column centre_s of the recordings
-                       table, which people marked by hand; random where it is empty)
+                       weighted by the energy of the clip, for which each worker decodes a recording whole once, in
+                       every session) or "marked" (centred on the column centre_s of the recordings table, which
+                       people marked by hand; random where it is empty)
     short              what becomes of a recording shorter than the clip: "repeat" (cyclic, from a random phase),
                        "place" (at a random place between zeros), "start" (zeros after it, as the first seed)
     secondary          "label" gives secondary labels `secondary_target`; "mask" leaves them out of the loss (BirdCLEF
