@@ -284,10 +284,11 @@ def test_a_run_that_skips_every_step_stops_and_keeps_the_batch(tmp_path, monkeyp
         run(config, table, tmp_path, "run")
     kept = load_file(tmp_path / "run" / "bad_batch.safetensors")
     fields = ("signal", "target", "weight", "cell_weight")
-    assert set(kept) == {"step", *fields, *(f"sources.quiet.{name}" for name in fields)} and int(kept["step"]) == 2
+    of_source = {f"sources.quiet.{name}" for name in (*fields, "p_factor")}
+    assert set(kept) == {"step", *fields, *of_source} and int(kept["step"]) == 2
     assert kept["signal"].shape == (8, 64_000) and kept["target"].shape == kept["cell_weight"].shape == (8, 2)
     batch = Batch(*(kept[name] for name in fields), sources={
-        "quiet": Batch(*(kept[f"sources.quiet.{name}"] for name in fields))})
+        "quiet": Batch(*(kept[f"sources.quiet.{name}"] for name in fields), p_factor=kept["sources.quiet.p_factor"])})
     again = make_trainer(config)
     again.step = int(kept["step"])
     again.train_step(batch)
