@@ -20,6 +20,7 @@ SAMPLE = "sample_submission.csv"
 TABLES = ("taxonomy.csv", "train.csv", "train_metadata.csv")  # of which every competition since 2021 has one
 SOUNDSCAPE_FOLDERS = ("train_soundscapes", "unlabeled_soundscapes")
 RECORDING_FOLDERS = ("train_audio", "train_short_audio")
+SESSION_H = 11.5  # of the 12 hours after which Kaggle ends a session and drops what it has written; the rest is room
 AUDIO_SUFFIXES = (".ogg", ".flac", ".wav", ".mp3", ".opus")
 
 
@@ -197,11 +198,11 @@ class Workspace:
         return found
 
     def packed_dir(self) -> Path:
-        """Where a packing of the recordings is written."""
+        """Where a packing of the audio is written."""
         return self.folder / "packed"
 
     def packed(self) -> Path | None:
-        """The folder of a packing, None where there is none: recordings are then decoded from their own files."""
+        """The folder of a packing, None where there is none: audio is then decoded from its own files."""
         found = self.look("packed/packing.json")
         return found[0].parent if found else None
 

@@ -150,7 +150,7 @@ def train(run: Run, *, progress: bool = True) -> training.FitResult:
                         **run.labels(config))
 
 
-def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.0,
+def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float | None = None,
                  progress: bool = True) -> list[pd.DataFrame]:
     """Train one split here, or several, each in a process of its own; returns their histories.
 
@@ -158,10 +158,13 @@ def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.
     busy. What a process says is in train.log in its run's folder.
 
     splits     a number, or several
-    session_h  hours from now after which every run saves its state and stops; 0 for no limit
+    session_h  hours from now after which every run saves its state and stops; 0 for no limit, None for none but on
+               Kaggle, which drops the output of a session of 12 hours: kaggle.SESSION_H there
 
     Raises birdkit.jobs.JobsError, after the others have ended, where one of several fails; for one, as `train`.
     """
+    if session_h is None:
+        session_h = kaggle.SESSION_H if kaggle.is_kaggle() else 0.0
     if session_h:
         run = dataclasses.replace(run, ends_s=time.time() + 3600 * session_h)
     if isinstance(splits, int):

@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from birdkit.augmentations import Augmentation, build_augmentations
+from birdkit.augmentations import Augmentation, build_augmentations, joint_shares
 from birdkit.averaging import EqualAverage
 from birdkit.batch import Batch
 from birdkit.config import RunConfig
@@ -59,6 +59,8 @@ class Trainer:
     teacher      what config.distil names, see birdkit.distillation.choose_teacher
     classes      names of the K classes, which settings of the loss may go by; () where none does
 
+    Raises ValueError where the front end keeps how loud clips are and a wave augmentation would decide it.
+
     skipped   steps so far that changed nothing, because their loss or gradients were not finite
     distance  from the teacher in the last step; NaN without
     """
@@ -84,6 +86,7 @@ class Trainer:
         self.loss.to(device)
         self.wave_augmentations = build_augmentations(config.augment.wave, "wave")
         self.spectrogram_augmentations = build_augmentations(config.augment.spectrogram, "spectrogram")
+        _refuse_levels(config, self.wave_augmentations)
         decay = self.settings.ema_decay
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         self.swa = EqualAverage(self.model) if self.settings.swa_start < 1 else None
@@ -101,10 +104,9 @@ class Trainer:
                  " with shared batch norms" if shared_norms else "", ", compiled" if self.settings.compile else "")
 
     @property
-    def sources(self) -> frozenset[str]:
-        """The names of the sources that the augmentations mix in."""
-        members = (*self.wave_augmentations, *self.spectrogram_augmentations)
-        return frozenset[str]().union(*(member.sources for member in members))
+    def source_shares(self) -> dict[str, float]:
+        """The sources that the augmentations mix in, and for which share of the examples each is needed."""
+        return joint_shares((*self.wave_augmentations, *self.spectrogram_augmentations))
 
     @property
     def _average(self) -> ModelEmaV3 | EqualAverage | None:
@@ -135,7 +137,7 @@ class Trainer:
         def silence() -> Batch:
             return Batch(torch.zeros(2, n_samples), torch.zeros(2, model.n_classes), torch.ones(2))
 
-        batch = silence().replace(sources={name: silence() for name in self.sources}).to(self.device)
+        batch = silence().replace(sources={name: silence() for name in self.source_shares}).to(self.device)
         _try_all(self.wave_augmentations, batch, generator)
         if self.spectrogram_augmentations:
             _try_all(self.spectrogram_augmentations, self._to_spectrograms(batch), generator)
@@ -285,6 +287,17 @@ def _try_all(members: Sequence[Augmentation], batch: Batch, generator: Generator
     for member in members:
         for part in (part for part in member.modules() if isinstance(part, Augmentation)):
             part.transform(batch, **part.sample(batch, generator))
+
+
+def _refuse_levels(config: RunConfig, augmentations: Sequence[Augmentation]) -> None:
+    """Raise ValueError where training would be at levels that no file has, and the front end shows them."""
+    setting = [member.name for member, built in zip(config.augment.wave, augmentations, strict=True)
+               if built.sets_level]
+    if config.frontend.level == "none" and setting:
+        raise ValueError(f"the front end keeps how loud a clip is (frontend.level = 'none'), but {', '.join(setting)} "
+                         "in augment.wave would bring waves to levels of their own, which no soundscape has: give "
+                         "these members level = \"none\" (sumix renormalise = \"none\", too), mix spectrograms "
+                         "(augment.spectrogram), take `background`, or a front end of level \"rms\" or \"peak\"")
 
 
 def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:

@@ -71,10 +71,11 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
 
     Raises birdkit.tables.DataError for tables that do not fit; ValueError where round and pseudo-labels contradict each
     other, a source is missing that an augmentation mixes in, an augmentation or the loss does not fit the clips or the
-    classes, `out_dir` holds another run, or a session is too short for one validation; birdkit.disk.DiskSpaceError
-    where the disk has no room for the run's files; FileNotFoundError where `resume_from` holds no run, or the teacher
-    of config.distil is not there; ImportError where nothing can read that; and FloatingPointError, which names a file
-    with the batch, where step after step is not finite.
+    classes, a wave augmentation sets levels that the front end keeps, `out_dir` holds another run, or a session is too
+    short for one validation; birdkit.disk.DiskSpaceError where the disk has no room for the run's files;
+    FileNotFoundError where `resume_from` holds no run, or the teacher of config.distil is not there; ImportError where
+    nothing can read that; and FloatingPointError, which names a file with the batch, where step after step is not
+    finite.
     """
     session = Session(config.train.session_s)
     torch.set_flush_denormal(True)  # an untrained network is up to eight times slower on denormal numbers
@@ -98,7 +99,7 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
             relabelling = Relabelling(material, trainer, files, root)
             going_on = True
             while going_on and not loop.progress.finished:
-                dataset = relabelling.material(progress=progress).dataset(trainer.sources, store)
+                dataset = relabelling.material(progress=progress).dataset(trainer.source_shares, store)
                 # After the sources: a missing one must not be found when everything has been composed.
                 if loop.validation is None and config.split >= 0 and world.first:
                     held_out = recordings[recordings["split"] == config.split]

@@ -18,6 +18,7 @@ from birdkit.decisions import decide
 from birdkit.inference import Predictor, predict_waves
 from birdkit.metrics import METRICS
 from birdkit.models.base import Model
+from birdkit.packed import Int16Wave
 from birdkit.settings import to_dict
 from birdkit.tables import make_targets, spans
 
@@ -28,13 +29,13 @@ log = logging.getLogger(__name__)
 class Validation:
     """Soundscapes with known truth, kept in memory between epochs.
 
-    waves   the audio of each soundscape or recording, (N,) int16 at its own full scale
+    waves   the audio of each soundscape or recording, in 16 bits
     truth   one (rows, K) array of 0 and 1 for each
     scored  the classes that count, in the order of the columns of the others; none for all
     whole   True where a wave is scored as one row, the maximum over its windows; False window by window
     """
 
-    waves: tuple[np.ndarray, ...]
+    waves: tuple[Int16Wave, ...]
     truth: tuple[np.ndarray, ...]
     whole: bool
     window_s: float
@@ -57,12 +58,12 @@ class Validation:
         competition = config.competition
         labels = [[label, *secondary.split()]
                   for label, secondary in zip(held_out["label"], held_out["secondary"], strict=True)]
-        waves: list[np.ndarray] = []
+        waves: list[Int16Wave] = []
         truth: list[np.ndarray] = []
         if config.validation.kind == "recordings":
             rows = make_targets(held_out, classes, DataConfig(secondary_target=1.0)).astype(np.uint8)
             for file, span, row in zip(held_out["file"], spans(held_out), rows, strict=True):
-                waves.append(_pack(store.span(file, *span)))
+                waves.append(Int16Wave.of(store.span(file, *span)))
                 truth.append(row[None])
         else:
             own: list[str] = []
@@ -76,7 +77,7 @@ class Validation:
                 soundscape_s=competition.soundscape_s)
             for soundscape in tqdm(composed, "composing the validation", config.validation.n_soundscapes, leave=False,
                                    unit="soundscape", disable=not progress):
-                waves.append(_pack(soundscape.wave))
+                waves.append(Int16Wave.of(soundscape.wave))
                 truth.append(soundscape.truth(classes, window_s=competition.window_s))
         heard = int((np.concatenate(truth).max(0) > 0).sum())
         log.info("validating on %d %s with %d of %d classes", len(waves), config.validation.kind, heard, len(classes))
@@ -87,7 +88,7 @@ class Validation:
         """Probabilities of each wave's rows, as a submission would hold them: (rows, K) each."""
         predictors = Predictor.of_model(model, config, classes)
         waves = tqdm(self.waves, "validating", leave=False, unit="soundscape", disable=not self.progress)
-        named = ((f"{index:05d}", wave.astype(np.float32)) for index, wave in enumerate(waves))
+        named = ((f"{index:05d}", wave.wave()) for index, wave in enumerate(waves))
         table = predict_waves(named, predictors, window_s=self.window_s, classes=classes).table
         rows = [part[list(classes)].to_numpy() for _, part in table.groupby("file", sort=True)]
         return [part.max(0, keepdims=True) if self.whole else part for part in rows]
@@ -106,8 +107,3 @@ class Validation:
         decisions = decide(said, scored, config.inference.decision) if METRICS[self.metric].on_decisions else None
         return Validated(np.concatenate(self.truth)[:, columns], said, groups, scored, self.metric,
                          {"config": to_dict(config)}, decisions)
-
-
-def _pack(wave: np.ndarray) -> np.ndarray:
-    """int16 at the wave's own full scale: the front end removes gain, and a gigabyte is saved."""
-    return np.round(wave / max(float(np.abs(wave).max()), 1e-8) * 32767).astype(np.int16)

@@ -11,7 +11,7 @@ from augmentation_batches import seeded
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations
+from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations, joint_shares
 from birdkit.batch import Batch
 from birdkit.config import Member
 
@@ -87,6 +87,16 @@ def test_shapes_types_and_input_are_kept(name: str, stage: str) -> None:
         assert getattr(result, key).dtype == getattr(batch, key).dtype
     assert result.sources is batch.sources
     assert not torch.equal(result.signal, batch.signal)
+
+
+@pytest.mark.parametrize("name", [name for name, stage in CASES if stage == "wave"])
+def test_a_member_says_whether_it_sets_levels(name: str) -> None:
+    """Clips an eighth as loud come out an eighth as loud, unless the member brings them to a level of its own."""
+    member, batch = build(name), batch_of("wave", n=6)
+    sources = {key: source.replace(signal=source.signal / 8) for key, source in batch.sources.items()}
+    quiet = member(batch.replace(signal=batch.signal / 8, sources=sources), seeded(1)).signal
+    kept = torch.allclose(8 * quiet, member(batch, seeded(1)).signal, rtol=1e-4, atol=1e-6)
+    assert member.sets_level == (not kept)
 
 
 @everyone
@@ -269,6 +279,41 @@ def test_a_source_that_is_missing_or_does_not_fit_is_refused_even_where_nothing_
         member(bare, seeded(0))
     with pytest.raises(ValueError, match="differ in shape"):
         member(batch.replace(sources={source: batch_of(stage, n=2) for source in batch.sources}), seeded(0))
+
+
+FAINT = {"name": "background", "options": {"p": 0.3}}
+
+
+@pytest.mark.parametrize(("name", "stage", "options", "share"), [
+    *((name, stage, {"p": 0.3}, 1.0 if name in ("selective_mixup", "one_of") else 0.3) for name, stage in CASES
+      if build(name).sources),
+    ("during", "wave", {"member": FAINT}, 0.3), ("one_of", "wave", {"members": [{**FAINT, "share": 0.5}]}, 0.3),
+    ("repeat", "wave", {"counts": [2], "member": FAINT}, 1.0)])
+def test_a_member_uses_as_many_clips_where_only_its_share_of_them_was_decoded(name: str, stage: str, share: float,
+                                                                             options: dict[str, Any]) -> None:
+    """What it would not use need not be decoded: it is as often heard as before, and never where there is no clip."""
+    member, n = build(name, **options), 4000
+    assert list(member.source_shares.values()) == [share]
+    signal = torch.randn((n, 4) if stage == "wave" else (n, 1, 2, 2), generator=seeded(0))
+    there = torch.rand(n, generator=seeded(1)) < share
+    clips = Batch(signal.flip(0), torch.ones(n, 1), torch.ones(n))
+    thinned = clips.replace(p_factor=torch.where(there, 1 / share, 0.0))
+
+    def heard(source: Batch) -> Tensor:
+        batch = Batch(signal, torch.zeros(n, 1), torch.ones(n), sources={"soundscapes": source, "selected": source})
+        return member(batch, seeded(2)).target[:, 0] > 0
+
+    assert float(heard(thinned).float().mean()) == pytest.approx(float(heard(clips).float().mean()), abs=0.04)
+    assert heard(thinned).any() and not bool((heard(thinned) & ~there).any())
+
+
+def test_a_source_of_several_members_is_decoded_for_all_examples() -> None:
+    """Two members that both find a clip, or both none, would choose the same examples."""
+    noise, wind, noise_again = (build("background", p=p, source=source) for p, source in (
+        (0.5, "noise"), (0.25, "wind"), (0.1, "noise")))
+    assert joint_shares([noise, wind]) == {"noise": 0.5, "wind": 0.25}
+    assert joint_shares([noise, wind, noise_again]) == {"noise": 1.0, "wind": 0.25}
+    assert joint_shares([build("mixup")]) == {}
 
 
 # Members of members, and lists ----------------------------------------------------------------------------------------

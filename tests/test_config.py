@@ -63,6 +63,14 @@ def test_the_default_is_the_second_seeds_geometry() -> None:
     assert (config.n_samples, config.n_frames, config.image_size) == (384_000, 768, (384, 384))
 
 
+def test_a_weight_of_nothing_is_refused() -> None:
+    """Examples of weight 0 would be decoded for nothing, and `substitute` takes them for none."""
+    for setting in ("pseudo__weight", "data__labelled_weight"):
+        for bad in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=rf"weight = {bad} must be a number above 0"):
+                replace(RunConfig(), **{setting: bad})
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"hop_samples": 501}, r"12 s \* 32000 Hz / hop 501 = 766.467 frames"),
     ({"strips": 5}, r"768 frames; 768 / 5 strips = 153.600"),

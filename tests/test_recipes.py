@@ -36,6 +36,14 @@ def test_every_recipe_survives_its_checkpoint(name: str, round: int) -> None:
     assert from_dict(RunConfig, to_dict(config)) == config
 
 
+@pytest.mark.parametrize(("name", "round"), CASES)
+def test_no_recipe_sets_levels_that_its_front_end_keeps(name: str, round: int) -> None:
+    """Half of a batch would be at peak 1, and the soundscapes to be predicted are not."""
+    config = recipes.get(name).run(round, 0)
+    assert config.frontend.level != "none" or not any(
+        member.sets_level for member in build_augmentations(config.augment.wave, "wave"))
+
+
 def test_members_of_an_ensemble_differ_in_split_and_seed() -> None:
     """Two runs with one seed are nearly one model."""
     recipe = recipes.get("small")

@@ -85,6 +85,22 @@ def test_a_packed_competition_trains_without_its_recordings(run: Run, tmp_path: 
     assert train(dataclasses.replace(run, competition_dir=competition), progress=False).finished
 
 
+def test_packed_soundscapes_are_mixed_in_without_their_files(run: Run, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    """Each example may have one under it: with the recordings alone packed, decoding still is what one waits for."""
+    competition = shutil.copytree(run.competition_dir, tmp_path / "copy")
+    packing = ["pack", str(competition), str(run.work_dir), "--recipe", "tiny", "--format", "int16", "--soundscapes"]
+    assert cli.main([*packing, "--seconds", "2"]) == 1 and not kaggle.Workspace(run.work_dir).packed()
+    assert cli.main(packing) == 0
+    tables = [pd.read_parquet(run.work_dir / f"{name}.parquet") for name in ("recordings", "soundscapes")]
+    said = capsys.readouterr().out
+    assert f"{len(tables[0])} recordings: " in said and f"{len(tables[1])} soundscapes: " in said
+    assert f"packed: {sum(map(len, tables))} files in" in said
+    for folder in ("train_audio", "train_soundscapes"):
+        shutil.rmtree(competition / folder)
+    assert train(dataclasses.replace(run, competition_dir=competition), progress=False).finished
+
+
 def test_a_run_here_and_one_in_a_process_are_the_same(run: Run, commands: list[tuple[str, ...]]) -> None:
     """FOLD = 0 and FOLD = [0] are two ways to ask for one thing."""
     best = run.folder / "best.safetensors"
@@ -134,6 +150,19 @@ def test_a_session_ends_in_time_and_the_next_goes_on(run: Run, monkeypatch: pyte
     result = train(following, progress=False)
     assert result.finished and limits[1:] == [0.0]
     assert pd.read_csv(following.folder / "history.csv").equals(pd.read_csv(run.folder / "history.csv"))
+
+
+@pytest.mark.parametrize(("kind", "session_h", "limit_h"), [
+    ("", None, 0.0), ("Batch", None, 11.5), ("Interactive", None, 11.5), ("Batch", 0, 0.0), ("Batch", 3.0, 3.0)])
+def test_a_session_on_kaggle_has_a_limit_that_nobody_need_know(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str,
+                                                               session_h: float | None, limit_h: float) -> None:
+    """A run that Kaggle ends after twelve hours leaves nothing; elsewhere nothing ends it."""
+    seen: list[Run] = []
+    done = runs.training.FitResult(Path(), Path(), None, pd.DataFrame(), True)
+    monkeypatch.setattr(runs, "train", lambda one, **_: seen.append(one) or done)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", kind)
+    train_splits(run, 0, session_h=session_h, progress=False)
+    assert seen[0].ends_s == (pytest.approx(time.time() + 3600 * limit_h, abs=60.0) if limit_h else 0.0)
 
 
 def test_where_an_earlier_session_left_a_run(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -89,6 +89,14 @@ def test_recordings_rated_lower_than_asked_for_are_not_trained_on(tmp_path) -> N
     assert checkpoint.load(result.best).seen == set(table["file"][2:])
 
 
+def test_recordings_that_belong_together_may_not_be_validated_on_apart(tmp_path) -> None:
+    """A table that was changed after the audit: the score would be of what the model has heard."""
+    table = write_tones(tmp_path)
+    tied = table.assign(group="file:" + table["file"], content=[*["same"] * 3, *table["file"][3:]])
+    with pytest.raises(ValueError, match=r"content 'same' is in 2 splits: 0\.wav \(0\), 1\.wav \(0\), 2\.wav \(1\)"):
+        run(tiny_config(), tied, tmp_path, "run")
+
+
 def test_pseudo_labels_and_round_must_agree(tmp_path) -> None:
     """Round 0 with pseudo-labels, or round 1 without, is a mistake in the notebook's settings."""
     table = write_tones(tmp_path)
@@ -148,7 +156,7 @@ def test_sources_reach_spectrogram_augmentations_as_spectrograms(spy) -> None:
     config = tiny_config(augment__wave=(Member("spy", {"source": "noise"}),),
                          augment__spectrogram=(Member("spy", {"source": "soundscapes"}),))
     trainer = make_trainer(config)
-    assert trainer.sources == {"noise", "soundscapes"}
+    assert trainer.source_shares == {"noise": 1.0, "soundscapes": 1.0}
     sources = {name: make_batch(noise(2, seed=seed)) for seed, name in enumerate(("noise", "soundscapes"))}
     trainer.train_step(make_batch(tone(1000, 2)).replace(sources=sources))
     first, second = spy
@@ -175,6 +183,18 @@ def test_an_augmentation_at_the_wrong_stage_is_refused() -> None:
     """Before the run, not in its first step."""
     with pytest.raises(ValueError, match="'time_mask' belongs to the stage spectrogram, not wave"):
         make_trainer(tiny_config(augment__wave=(Member("time_mask"),)))
+
+
+def test_levels_that_the_front_end_keeps_are_not_set_by_augmentations() -> None:
+    """Half of the batch at peak 1 would be images that no soundscape gives; at their own levels they are mixed."""
+    config = tiny_config(frontend__level="none", frontend__scaling="db80", frontend__floor=1e-10)
+    with pytest.raises(ValueError, match=r"frontend.level = 'none'\), but or_mixup in augment.wave"):
+        make_trainer(config)
+    repeated = Member("repeat", {"member": {"name": "sumix", "options": {"level": "none"}}})
+    with pytest.raises(ValueError, match="but repeat in"):
+        make_trainer(replace(config, augment__wave=(repeated,)))
+    make_trainer(replace(config, augment__wave=(Member("or_mixup", {"level": "none"}),),
+                         augment__spectrogram=(Member("mixup"),)))
 
 
 def test_unknown_labels_are_left_out_of_the_loss() -> None:
@@ -265,10 +285,11 @@ def test_a_run_that_skips_every_step_stops_and_keeps_the_batch(tmp_path, monkeyp
         run(config, table, tmp_path, "run")
     kept = load_file(tmp_path / "run" / "bad_batch.safetensors")
     fields = ("signal", "target", "weight", "cell_weight")
-    assert set(kept) == {"step", *fields, *(f"sources.quiet.{name}" for name in fields)} and int(kept["step"]) == 2
+    of_source = {f"sources.quiet.{name}" for name in (*fields, "p_factor")}
+    assert set(kept) == {"step", *fields, *of_source} and int(kept["step"]) == 2
     assert kept["signal"].shape == (8, 64_000) and kept["target"].shape == kept["cell_weight"].shape == (8, 2)
     batch = Batch(*(kept[name] for name in fields), sources={
-        "quiet": Batch(*(kept[f"sources.quiet.{name}"] for name in fields))})
+        "quiet": Batch(*(kept[f"sources.quiet.{name}"] for name in fields), p_factor=kept["sources.quiet.p_factor"])})
     again = make_trainer(config)
     again.step = int(kept["step"])
     again.train_step(batch)

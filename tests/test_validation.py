@@ -94,32 +94,43 @@ def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, 
     assert validation.validate(perfect(config), config, CLASSES).score == 1.0
 
 
+@pytest.mark.parametrize("level", ["none", "peak", "rms"])
 @pytest.mark.parametrize("scales", [(1,), (1, 2)])
-def test_the_validation_score_is_the_submission_score(run, held_out, soundscapes, tmp_path, scales) -> None:
-    """The same soundscapes written to files and predicted as a submission give the same number."""
-    run = replace(run, inference__scales=scales)
+def test_the_validation_score_is_the_submission_score(run, held_out, soundscapes, tmp_path, scales, level) -> None:
+    """The same soundscapes written to files and predicted as a submission give the same numbers, whatever the level."""
+    run = replace(run, inference__scales=scales, frontend__level=level, frontend__scaling="db80", frontend__floor=1e-10)
     validation = prepare(run, held_out, soundscapes, tmp_path)
-    model = build_model(run.model, run.frontend, 2).eval()
     for index, wave in enumerate(validation.waves):
-        sf.write(tmp_path / f"s{index}.wav", wave, RATE, subtype="PCM_16")
+        sf.write(tmp_path / f"s{index}.wav", wave.wave(), RATE, subtype="FLOAT")
+    model = build_model(run.model, run.frontend, 2).eval()
     predictors = Predictor.of_model(model, run, CLASSES)
     table = predict([tmp_path / f"s{index}.wav" for index in range(3)], predictors, window_s=5.0, progress=False).table
-    submitted = macro_roc_auc(np.concatenate(validation.truth), table[list(CLASSES)].to_numpy())
-    assert validation.validate(model, run, CLASSES).score == pytest.approx(submitted, abs=1e-9)
+    submitted = table[list(CLASSES)].to_numpy()
+    np.testing.assert_allclose(np.concatenate(validation.predict(model, run, CLASSES)), submitted, atol=1e-6)
+    score = macro_roc_auc(np.concatenate(validation.truth), submitted)
+    assert validation.validate(model, run, CLASSES).score == pytest.approx(score, abs=1e-9)
+
+
+def test_a_wave_keeps_its_level_in_memory(run, held_out, tmp_path) -> None:
+    """A front end that keeps loudness sees the recording as its file has it, quiet or loud."""
+    quiet = sf.read(tmp_path / "0.wav", dtype="float32")[0] / 50
+    sf.write(tmp_path / "0.wav", quiet, RATE, subtype="FLOAT")
+    validation = prepare(replace(run, validation__kind="recordings"), held_out, None, tmp_path)
+    np.testing.assert_allclose(validation.waves[0].wave(), quiet, atol=np.abs(quiet).max() / 65_000)
 
 
 def test_backgrounds_of_other_splits_stay_out(run, held_out, soundscapes, tmp_path) -> None:
     """A background that training mixes in would be recognised."""
     with_own = prepare(run, held_out, soundscapes[soundscapes["split"] == 0], tmp_path)
     with_both = prepare(run, held_out, soundscapes, tmp_path)
-    assert all(np.array_equal(a, b) for a, b in zip(with_own.waves, with_both.waves, strict=True))
+    assert all(np.array_equal(a.wave(), b.wave()) for a, b in zip(with_own.waves, with_both.waves, strict=True))
 
 
 def test_the_same_split_is_always_validated_on_the_same_audio(run, held_out, soundscapes, tmp_path) -> None:
     """Scores of two runs are compared; another seed of the run must not change the exam."""
     first = prepare(run, held_out, soundscapes, tmp_path)
     second = prepare(replace(run, seed=7), held_out, soundscapes, tmp_path)
-    assert all(np.array_equal(a, b) for a, b in zip(first.waves, second.waves, strict=True))
+    assert all(np.array_equal(a.wave(), b.wave()) for a, b in zip(first.waves, second.waves, strict=True))
 
 
 def test_an_empty_split_is_refused(run, held_out, tmp_path) -> None:

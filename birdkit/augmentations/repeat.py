@@ -36,6 +36,11 @@ class Repeat(Augmentation):
         self.stages = self._member(self.counts[0]).stages
         self.mixes = self._member(self.counts[0]).mixes
 
+    @property
+    def source_shares(self) -> dict[str, float]:
+        """All: a clip that is there for two times or none would tie the times to each other."""
+        return dict.fromkeys(self.sources, 1.0)
+
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """count, and what the member draws for each time."""
         count = self.counts[integer(len(self.counts), generator=generator)]

@@ -1,6 +1,7 @@
 """What the parts of a run config share."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,12 @@ def at_least(where: str, value: float, least: float = 0) -> None:
     """
     if not value >= least:
         raise ValueError(f"{where} = {value} must be at least {least}")
+
+
+def above_zero(where: str, value: float) -> None:
+    """Raise ValueError unless a setting is a number above 0."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{where} = {value} must be a number above 0")
 
 
 @dataclass(frozen=True)

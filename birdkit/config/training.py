@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from birdkit.config.base import Member, at_least, in_unit, one_of
+from birdkit.config.base import Member, above_zero, at_least, in_unit, one_of
 
 SOUNDSCAPES = "soundscapes"  # the source of clips that every run has
 LABELLED, PSEUDO = "labelled_soundscapes", "pseudo_labels"  # kinds of sources
@@ -33,6 +33,9 @@ class SourceConfig:
                     above .5
     label_sum       of labelled soundscapes: labels of a clip that sum to more are scaled down to this; 0 for no cap.
                     .5: BirdCLEF 2026 first place. Pseudo-labels have PseudoConfig.label_sum
+    weight          what an example of this source counts in the loss, above 0, times what it counts as it is (a
+                    recording by DataConfig, a pseudo-labelled window PseudoConfig.weight). Where augmentations mix it
+                    in, as far as their `weight_share` says; in an example's place, in full
     """
 
     name: str
@@ -42,6 +45,7 @@ class SourceConfig:
     most_per_class: int = 0
     match: float = 0.0
     label_sum: float = 0.0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("source.kind", self.kind, SOURCE_KINDS)
@@ -51,6 +55,7 @@ class SourceConfig:
             raise ValueError(f"source {self.name!r} is of kind {self.kind!r} and has the path {self.path!r}; "
                              f"a folder needs one, {' and '.join(SOURCE_KINDS[1:])} take none")
         in_unit(f"source {self.name!r}: match", self.match)
+        above_zero(f"source {self.name!r}: weight", self.weight)
         for setting, kinds in (("classes", ("recordings",)), ("most_per_class", ("recordings",)),
                                ("match", WINDOW_KINDS), ("label_sum", (LABELLED,))):
             value = getattr(self, setting)
@@ -67,8 +72,9 @@ class DataConfig:
     """What a training example is.
 
     crop               where a clip is taken from a longer recording: "random", "first", "last", "rms" (random,
-                       weighted by the energy of the clip) or "marked" (centred on the column centre_s of the recordings
-                       table, which people marked by hand; random where it is empty)
+                       weighted by the energy of the clip, for which each worker decodes a recording whole once, in
+                       every session) or "marked" (centred on the column centre_s of the recordings table, which
+                       people marked by hand; random where it is empty)
     short              what becomes of a recording shorter than the clip: "repeat" (cyclic, from a random phase),
                        "place" (at a random place between zeros), "start" (zeros after it, as the first seed)
     secondary          "label" gives secondary labels `secondary_target`; "mask" leaves them out of the loss (BirdCLEF
@@ -88,6 +94,7 @@ class DataConfig:
     labelled_soundscapes  True has the windows that the host labelled (2026) among the training examples, without which
                        classes that are heard only there cannot be learnt; a window counts for the rarest of its classes
                        in `balance`. BirdCLEF 2026 first place: two in each batch of 64
+    labelled_weight    what such an example counts in the loss, above 0; a recording that was rated 5 counts 1
     sources            further clips to mix in
     cache_gib          memory in which decoded audio is kept between epochs, per worker; 0 decodes every clip afresh
     """
@@ -107,6 +114,7 @@ class DataConfig:
     most_per_class: int = 0
     samples_per_epoch: int = 0
     labelled_soundscapes: bool = True
+    labelled_weight: float = 1.0
     sources: tuple[SourceConfig, ...] = ()
     cache_gib: float = 0.0
 
@@ -127,6 +135,7 @@ class DataConfig:
         if self.most_per_class and self.least_per_class > self.most_per_class:
             raise ValueError(f"least_per_class = {self.least_per_class} is above most_per_class = "
                              f"{self.most_per_class}")
+        above_zero("labelled_weight", self.labelled_weight)
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"sources need names of their own, not {', '.join(names)}")
