@@ -70,6 +70,16 @@ class LabelRun:
         return {family: [path for path, own in of.items() if own != family]
                 for family in sorted({*of.values(), *students})}
 
+    def check_teachers(self, teachers: Sequence[Path | str]) -> None:
+        """Raise ValueError where nobody may label some of the competition's soundscapes, see LabelConfig.check_splits.
+
+        A teacher of round 0, which has learnt from none of them, may label all.
+        """
+        origins = [checkpoint.read_info(path)["config"] for path in teachers]
+        if self.root is None and not self.files and origins and all(origin["round"] for origin in origins):
+            self.config().check_splits(self.round, {origin["split"] for origin in origins},
+                                       max(origin["n_splits"] for origin in origins))
+
     @property
     def table(self) -> Path:
         """Where the labels go."""
@@ -109,7 +119,8 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     """Label what a run asks for; write the tables and, beside the first, the page of the same name.
 
     Goes on where it was if it was killed. Raises birdkit.kaggle.MissingInputError where there are no tables of notebook
-    01, no checkpoints of the round before, or no audio, and what birdkit.pseudolabel.label_files raises.
+    01, no checkpoints of the round before, or no audio, ValueError where the teachers do not fit the settings, and what
+    birdkit.pseudolabel.label_files raises.
     """
     config, work = run.config(), kaggle.Workspace(run.work_dir)
     competition = profiles.recognise(run.competition_dir, year=run.year)
@@ -120,6 +131,8 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
             raise ValueError(f"{run.ensemble} lists the teachers: give no others, and let every student learn from all "
                              f"(labelling.families = {config.families!r})")
         teachers = pseudolabel.EnsembleTeachers(Path(run.ensemble), run.competition_dir, work)
+    else:
+        run.check_teachers(teachers)
     recordings = _read_table(work.recordings, needed=config.recordings)
     soundscapes = _read_table(work.soundscapes, needed=run.root is None and not run.files)
     root, files = run.root or run.competition_dir, list(run.files) or _files_to_label(run, soundscapes)

@@ -117,13 +117,15 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     notebooks      their folder, default `find_notebooks()`
 
     Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or
-    TypeError, before anything runs, where a change is no setting or the ensemble's file is wrong.
+    TypeError, before anything runs, where a change is no setting, soundscapes would be labelled by nobody in a later
+    round, or the ensemble's file is wrong.
     """
     folder = Path(notebooks) if notebooks else find_notebooks()
     work = Path(work_dir).absolute()
     (work / EXECUTED).mkdir(parents=True, exist_ok=True)
     chosen = recipes.get(recipe)
-    with_settings(chosen.config, changes or {})
+    splits, rounds = chosen.splits if splits is None else splits, chosen.rounds if rounds is None else rounds
+    _check(chosen, splits, rounds, changes or {})
     if ensemble is not None:
         from birdkit.ensembles import read_ensemble  # torch, too
 
@@ -132,8 +134,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
               **({"COMPETITION_YEAR": year} if year else {})}
     how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": changes,
                            "ensemble": ensemble}
-    plan = steps(recipe, chosen.splits if splits is None else splits,
-                 rounds=chosen.rounds if rounds is None else rounds, **how)
+    plan = steps(recipe, splits, rounds=rounds, **how)
     before = repr(chosen)  # a recipe that was changed is another one
     # The notebooks draw bars of their own on stderr: this one stays still while they do.
     with tqdm(desc="pipeline", unit="step", total=len(plan)) as bar:
@@ -152,6 +153,14 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
                     plan = steps(recipe, [0], rounds=last, **how)[-1:]
                     bar.total = bar.n + 1
     return work / SUBMISSION
+
+
+def _check(recipe: recipes.Recipe, splits: Sequence[int], rounds: int, changes: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError where what is asked for cannot go well to its end."""
+    for number in range(rounds + 1):
+        for split in splits:
+            config = with_settings(recipe.run(number, split), changes)
+            config.labelling.check_splits(number, splits, config.n_splits)
 
 
 def _ends_round(step: Step, plan: Sequence[Step]) -> bool:

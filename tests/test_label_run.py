@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from tiny_teacher import teacher
 
-from birdkit import cli, label_run, preprocess, profiles, recipes, synthesis
+from birdkit import checkpoint, cli, label_run, preprocess, profiles, recipes, synthesis
 from birdkit.kaggle import MissingInputError, Workspace
 from birdkit.label_run import LabelRun, label_round
 from birdkit.pseudolabel import PseudoLabelError, label, provenance, read
-from birdkit.runs import Run
+from birdkit.runs import Run, train
 from birdkit.settings import replace
 
 pytestmark = [pytest.mark.filterwarnings("ignore:Empty filters"),
@@ -115,6 +115,27 @@ def test_what_is_missing_or_no_setting_is_said_early(places: tuple[Path, Path], 
     with pytest.raises(PseudoLabelError, match="of round 1"):
         label_round(LabelRun(competition, work, "tiny", 1, teachers=[work / "round1_split0/best.safetensors"],
                              device="cpu"), progress=False)
+
+
+def test_one_split_alone_goes_through_its_rounds(places: tuple[Path, Path], tmp_path: Path) -> None:
+    """Trained for real: the student of round 1 knows the other split's soundscapes, and labels them for round 2 again.
+
+    In the strict mode the labelling says at once what is missing."""
+    competition, work = places
+    for name in ("recordings", "soundscapes"):
+        (tmp_path / f"{name}.parquet").write_bytes((work / f"{name}.parquet").read_bytes())
+    soundscapes = pd.read_parquet(work / "soundscapes.parquet")
+    short = {"train__epochs": 1, "data__samples_per_epoch": 8, "inference__backend": "torch"}
+    for number in range(3):
+        if number:
+            done = label_round(LabelRun(competition, tmp_path, "tiny", number, changes=short, device="cpu"),
+                               progress=False)
+            assert set(read(done.table)["file"]) == set(soundscapes["file"])
+        result = train(Run(competition, tmp_path, "tiny", number, changes=short), progress=False)
+    used = set(soundscapes.loc[soundscapes["split"] != 0, "file"])
+    assert used and used == checkpoint.load(result.best).seen & set(soundscapes["file"])
+    with pytest.raises(ValueError, match=r"all 2 splits in round 3, but there are those of 1 \(0\).*\(1\)"):
+        label_round(LabelRun(competition, tmp_path, "tiny", 3, changes={"labelling__out_of_fold": "all"}))
 
 
 def test_the_recipe_says_how_to_label(monkeypatch: pytest.MonkeyPatch) -> None:

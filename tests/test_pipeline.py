@@ -86,6 +86,17 @@ def test_a_change_that_is_none_is_refused_before_anything_runs(
     assert not executed
 
 
+def test_rounds_in_which_nobody_may_label_are_refused_before_anything_runs(books: Path, executed: Calls,
+                                                                            tmp_path: Path) -> None:
+    """Else the second round dies after the first was trained and the soundscapes were labelled."""
+    strict = {"labelling__out_of_fold": "all"}
+    with pytest.raises(ValueError, match=r"all 5 splits in round 2, but there are those of 2 \(0, 1\)"):
+        pipeline.run(tmp_path, tmp_path / "w", recipe="small", rounds=2, notebooks=books, changes=strict)
+    assert not executed
+    pipeline.run(tmp_path, tmp_path / "w", recipe="small", rounds=1, notebooks=books, changes=strict)
+    pipeline.run(tmp_path, tmp_path / "v", recipe="small", rounds=2, notebooks=books, changes=strict, splits=range(5))
+
+
 def test_without_rounds_there_is_no_labelling() -> None:
     """The shortest way to a submission."""
     assert [step.notebook[:2] for step in pipeline.steps("tiny", [0], rounds=0)] == ["01", "03", "04"]

@@ -71,6 +71,8 @@ def test_the_winners_rounds_are_as_they_published_them() -> None:
     assert first[1].pseudo.sampler == "sum" and first[1].augment.wave[-1].options == {"p": 1.0}
     assert recipes.get("t4").run(2, 0).pseudo.power == pytest.approx(1 / 0.65)
     second = recipes.get("sydorskyi2025").run(1, 0)
+    folds = [recipes.get("sydorskyi2025").run(round, 0).labelling.out_of_fold for round in (1, 2, 3)]
+    assert folds == ["people", "people", "all"]
     assert second.augment.wave[0].options == {"p": 0.4} and (second.pseudo.least_peak, second.pseudo.floor) == (.5, .1)
     third = recipes.get("babych2026").run(1, 0)
     shares = [entry["share"] for entry in third.augment.wave[1].options["members"]]

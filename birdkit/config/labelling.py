@@ -1,11 +1,12 @@
 """How soundscapes that nobody has labelled become a table of pseudo-labels."""
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from birdkit.config.base import in_unit, one_of
 
-OTHERS = "others"
+ALL, OTHERS, PEOPLE = "all", "others", "people"
 MEANS = ("probabilities", "logits")  # of several models, see LabelConfig.mean
 
 
@@ -25,9 +26,10 @@ class LabelConfig:
     families      "all": every student learns from all teachers. "others": each from those of other backbones alone, by
                   a table without its own, pseudo_labels_r<round>_not_<backbone>.parquet: a network that learns from its
                   own kind repeats its mistakes (BirdCLEF 2026 seventeenth place: it made three of four worse)
-    out_of_fold   "all": a file is labelled by teachers that learnt nothing of it. "people": that learnt no label of a
-                  person; what they know from pseudo-labels they may label again, as in every round of the BirdCLEF 2025
-                  first place. The second place labelled out of fold from its third round on
+    out_of_fold   "people": a file is labelled by teachers that learnt no label of a person from it; what they know from
+                  pseudo-labels they may label again, as in every round of the BirdCLEF 2025 first place. "all": by
+                  those that learnt nothing of it, as the second place did from its third round on. From round 2 on that
+                  leaves to each teacher the soundscapes of its own split, so all splits must be trained
     batch_size    clips that go through a network at once: more of them keep a GPU busy
     precision     "f32" or "bf16"
     floor         probabilities below this are written as 0, in [0, 1] (BirdCLEF 2025 second place: 0.1); what training
@@ -47,7 +49,7 @@ class LabelConfig:
     clip_step_s: float | None = None
     mean: str = MEANS[0]
     families: str = "all"
-    out_of_fold: str = "all"
+    out_of_fold: str = PEOPLE
     batch_size: int | None = None
     precision: str | None = None
     floor: float = 0.0
@@ -59,7 +61,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         one_of("labelling.mean", self.mean, MEANS)
         one_of("labelling.families", self.families, ("all", OTHERS))
-        one_of("labelling.out_of_fold", self.out_of_fold, ("all", "people"))
+        one_of("labelling.out_of_fold", self.out_of_fold, (PEOPLE, ALL))
         if self.precision is not None:
             one_of("labelling.precision", self.precision, ("f32", "bf16"))
         in_unit("labelling.floor", self.floor)
@@ -70,3 +72,18 @@ class LabelConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"labelling.{name} = {value} must be above 0")
+
+    def check_splits(self, round: int, splits: Collection[int], n_splits: int) -> None:
+        """Raise ValueError where nobody may label some of the soundscapes for a round.
+
+        splits  whose students of the round before are the teachers; one of split -1 has learnt from all soundscapes
+        """
+        if self.out_of_fold != ALL or round < 2:
+            return
+        missing = sorted(set(range(n_splits)) - set(splits))
+        if missing:
+            there, others = (", ".join(map(str, some)) for some in (sorted(splits), missing))
+            raise ValueError(f"labelling.out_of_fold = {ALL!r} needs teachers of all {n_splits} splits in round "
+                             f"{round}, but there are those of {n_splits - len(missing)} ({there}): all of them have "
+                             f"learnt from the soundscapes of the others ({others}), and nobody would label these. "
+                             f"Train all splits, or set labelling.out_of_fold = {PEOPLE!r}")

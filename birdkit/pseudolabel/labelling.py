@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from birdkit import audio, checkpoint
 from birdkit.blending import needs_all_rows
-from birdkit.config import LabelConfig, Member
+from birdkit.config import PEOPLE, LabelConfig, Member
 from birdkit.ensembles import Prepared, load_ensemble
 from birdkit.filecache import FileCache
 from birdkit.inference import Ensemble, Heard, load_predictors
@@ -137,7 +137,7 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str] | En
                          round=round, backend=backend, progress=progress, mean=prepared.mean,
                          members=prepared.members)
     groups = _unseen(names, chosen, labeller.contents(names, contents or {}, path),
-                     by_people=config.out_of_fold == "people")
+                     by_people=config.out_of_fold == PEOPLE)
     seen_by_all = groups.pop((), [])
     if seen_by_all:
         what = f"{len(seen_by_all)} of {len(names)} soundscapes were seen in training by every teacher"
