@@ -97,7 +97,7 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
             if config.split >= 0 and world.first:
                 held_out = recordings[recordings["split"] == config.split]
                 loop.validation = Validation.prepare(config, held_out, classes, store=store, soundscapes=soundscapes,
-                                                     progress=progress)
+                                                     labelled_soundscapes=labelled_soundscapes, progress=progress)
             relabelling = Relabelling(material, trainer, files, root)
             going_on = True
             while going_on and not loop.progress.finished:
