@@ -13,6 +13,7 @@ from tiny_run import CLASSES, run, tiny_config, write_tones
 from tiny_teacher import teacher, tiny_run
 
 from birdkit import checkpoint, pseudolabel
+from birdkit.comparison import Validated
 from birdkit.config import LabelConfig, Member, RunConfig, SourceConfig
 from birdkit.material import Material
 from birdkit.settings import replace
@@ -84,6 +85,17 @@ def test_another_table_of_labelled_windows_is_another_run(tables: dict[str, pd.D
         run(config, recordings, tmp_path, "out", labelled_soundscapes=labelled.assign(labels="low"))
 
 
+def test_a_run_is_validated_on_labelled_soundscapes_of_its_split(tables: dict[str, pd.DataFrame],
+                                                                 tmp_path: Path) -> None:
+    """The very windows that it does not learn from, and no recording."""
+    labelled = pd.DataFrame({"file": ["s0.wav"] * 2 + ["s1.wav"], "start_s": [0.0, 2.0, 0.0], "end_s": [2.0, 4.0, 2.0],
+                             "labels": ["high", "low", "high"], "split": [0, 0, 1]})
+    config = tiny_config(train__epochs=1, augment__wave=(), validation__kind="labelled", task__window_s=2.0)
+    result = run(config, tables["table"], tmp_path, "out", labelled_soundscapes=labelled)
+    assert Validated.read(tmp_path / "out" / "predictions.npz").truth.tolist() == [[1, 0], [0, 1]]
+    assert "s0.wav" not in checkpoint.load(result.best).seen
+
+
 def three_rounds(folder: Path, splits: tuple[int, ...], how: LabelConfig) -> list[list[int]]:
     """For each round of teachers that remember what they learnt from, how many soundscapes each student learns from.
 
@@ -99,16 +111,15 @@ def three_rounds(folder: Path, splits: tuple[int, ...], how: LabelConfig) -> lis
     learnt: list[list[int]] = []
     teachers: list[Path] = []
     for number in range(4):
-        labels = None
         if number:
             path = folder / f"pseudo_labels_r{number}.parquet"
             pseudolabel.label_files(files, teachers, path=path, round=number, root=folder, config=how, window_s=1.0,
                                     contents=dict(zip(files, files, strict=True)), backend="torch", device="cpu",
                                     progress=False)
-            labels = pseudolabel.read(path, expected_round=number)
-        teachers, counts = [], []
+        before, teachers, counts = path if number else None, [], []
         for one in splits:
-            config = replace(tiny_run(), round=number, split=one)
+            config = replace(tiny_run(), round=number, split=one, labelling=how)
+            labels = before and pseudolabel.read(pseudolabel.table_for(before, config), expected_round=number)
             material = Material.choose(config, recordings, ("ant", "bee", "cat"), soundscapes=soundscapes, labels={
                 "pseudo_labels": labels, "labelled_soundscapes": None, "recording_labels": None})
             counts.append(0 if material.pseudo_labels is None else material.pseudo_labels["file"].nunique())
@@ -128,11 +139,12 @@ def test_later_rounds_learn_from_as_many_soundscapes_as_the_first(tmp_path: Path
 def test_out_of_fold_in_every_round_needs_all_splits(tmp_path: Path) -> None:
     """With all of them it loses nothing; with two of five the second round learns from a quarter of the soundscapes."""
     (tmp_path / "some").mkdir(), (tmp_path / "all").mkdir()
-    assert three_rounds(tmp_path / "some", (0, 1), LabelConfig(out_of_fold="all"))[1] == [2, 2]
-    assert three_rounds(tmp_path / "all", (0, 1, 2, 3, 4), LabelConfig(out_of_fold="all")) == [[8] * 5] * 3
-    LabelConfig().check_splits(2, [0], 5), LabelConfig(out_of_fold="all").check_splits(2, range(5), 5)
+    strict = LabelConfig(out_of_fold="all", teachers="all")
+    assert three_rounds(tmp_path / "some", (0, 1), strict)[1] == [2, 2]
+    assert three_rounds(tmp_path / "all", (0, 1, 2, 3, 4), strict) == [[8] * 5] * 3
+    LabelConfig().check_splits(2, [0], 5), strict.check_splits(2, range(5), 5)
     with pytest.raises(ValueError, match=r"all 5 splits in round 3, but there are those of 2 \(0, 1\).*\(2, 3, 4\)"):
-        LabelConfig(out_of_fold="all").check_splits(3, [0, 1], 5)
+        strict.check_splits(3, [0, 1], 5)
 
 
 def test_a_round_without_a_label_says_why() -> None:

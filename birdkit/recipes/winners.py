@@ -1,7 +1,8 @@
 """Recipes of the winners of 2025 and 2026, for a GPU and pretrained weights: their ways with pseudo-labels.
 
 Each has what its authors wrote of one model and its rounds. What they added to that is left out: other backbones,
-pretraining on more species, distillation from another network, taxon specialists.
+pretraining on more species, distillation from another network, taxon specialists. Their students learn from all
+teachers of the round before, so what a validating split says of their rounds is biased upwards, see LabelConfig.
 """
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def babych2025() -> Recipe:
         train__workers=4, inference__clip_step_s=10.0, inference__postprocess=(member("smooth"),))
     return Recipe(config, splits=(0, 1, 2, 3, 4), rounds=4, by_round=POWERS, later={
         "augment__wave": (member("or_mixup", p=0.5), member("soundscape_mix", p=1.0)), "model__drop_path": 0.15,
-        "train__epochs": 30})
+        "train__epochs": 30, "labelling__teachers": ALL})
 
 
 def sydorskyi2025() -> Recipe:
@@ -61,7 +62,8 @@ def sydorskyi2025() -> Recipe:
         inference__postprocess=(member("scale_by_file_top"),))
     matched = SourceConfig("matched", PSEUDO, match=0.5)
     return Recipe(config, splits=(0, 1, 2, 3, 4), rounds=3, by_round=({}, {}, {"labelling__out_of_fold": ALL}), later={
-        "data__sources": (nocall, matched), "augment__wave": (member("substitute", p=0.4), *wave)})
+        "data__sources": (nocall, matched), "augment__wave": (member("substitute", p=0.4), *wave),
+        "labelling__teachers": ALL})
 
 
 def babych2026() -> Recipe:
@@ -90,4 +92,4 @@ def babych2026() -> Recipe:
         inference__postprocess=(member("smooth", kernel=[0.2, 0.6, 0.2]),))
     later = member("one_of", members=[mix(0.75), mix(0.1875, source=labelled.name)])
     return Recipe(config, splits=(0, 1, 2, 3, 4), rounds=3, later={
-        "augment__wave": (member("or_mixup", p=0.5), later, rows)})
+        "augment__wave": (member("or_mixup", p=0.5), later, rows), "labelling__teachers": ALL})
