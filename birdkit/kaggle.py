@@ -146,10 +146,9 @@ class Workspace:
         """The folder of one training run of a call detector."""
         return self.folder / f"call_split{split}"
 
-    def pseudo_labels_path(self, round: int, *, without: str = "") -> Path:
-        """Where the pseudo-labels that round `round` trains on are written; those of all teachers, or of a student's
-        that shall not learn from one family of them."""
-        return self.folder / pseudo_labels_name(round, without=without)
+    def pseudo_labels_path(self, round: int) -> Path:
+        """Where the pseudo-labels that round `round` trains on are written, those of all its teachers."""
+        return self.folder / pseudo_labels_name(round)
 
     def recording_labels_path(self, round: int) -> Path:
         """Where what round `round`'s teachers say of the train recordings is written."""
@@ -168,9 +167,9 @@ class Workspace:
         found = self.look("labelled_soundscapes.parquet")
         return found[0] if found else None
 
-    def pseudo_labels(self, round: int, *, without: str = "") -> Path | None:
+    def pseudo_labels(self, round: int) -> Path | None:
         """The pseudo-labels that round `round` trains on: None in round 0, MissingInputError before notebook 02."""
-        return self._find(self.pseudo_labels_path(round, without=without).name)[0] if round > 0 else None
+        return self._find(self.pseudo_labels_path(round).name)[0] if round > 0 else None
 
     def recording_labels(self, round: int) -> Path | None:
         """What the round's teachers say of the train recordings: None in round 0, and where nobody asked them."""
@@ -252,13 +251,13 @@ class Deadline:
         return self.remaining() <= 0
 
 
-def pseudo_labels_name(round: int, *, without: str = "") -> str:
-    """The name of a table of pseudo-labels; `without` as for `Workspace.pseudo_labels_path`.
+def pseudo_labels_name(round: int) -> str:
+    """The name of a round's table of pseudo-labels.
 
     >>> pseudo_labels_name(2)
     'pseudo_labels_r2.parquet'
     """
-    return f"pseudo_labels_r{round}{f'_not_{without}' if without else ''}.parquet"
+    return f"pseudo_labels_r{round}.parquet"
 
 
 def _existing(folder: str | Path) -> Path:

@@ -16,10 +16,10 @@ import torch
 
 from birdkit import kaggle, material, profiles, pseudolabel, recipes, training
 from birdkit.binding import bind
-from birdkit.config import OTHERS, RunConfig
+from birdkit.config import RunConfig
 from birdkit.jobs import Job, check_outcomes, run_jobs
 from birdkit.run_files import COLUMNS, HISTORY
-from birdkit.settings import as_arguments, replace, with_settings
+from birdkit.settings import as_arguments, replace
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +70,15 @@ class Run:
                                      profiles.recognise(self.competition_dir, year=self.year, say=False))
 
     def _recipe_config(self) -> RunConfig:
-        return with_settings(recipes.get(self.recipe).run(self.round, self.split), self.changes)
+        return recipes.get(self.recipe).changed(self.round, self.split, self.changes)
 
     def pseudo_label_table(self) -> Path | None:
-        """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet."""
-        config = self._recipe_config()
-        own = config.model.family if config.labelling.families == OTHERS else ""
-        return self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round, without=own)
+        """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet.
+
+        Of a table of teachers that may not all teach it, the one beside it, see birdkit.pseudolabel.table_for.
+        """
+        path = self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round)
+        return pseudolabel.table_for(path, self._recipe_config()) if path is not None and path.is_file() else path
 
     def labels(self, config: RunConfig) -> dict[str, pd.DataFrame | None]:
         """The tables of labels beside people's of recordings, as birdkit.training.fit takes them, checked.

@@ -254,8 +254,10 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
     """
     n_labels = 0 if pseudo_labels is None else len(pseudo_labels)
     if (n_labels and not config.round) or (config.round and not n_labels and not config.distil.self_share):
+        why = (f" of soundscapes outside of split {config.split}: there are none, or, with labelling.out_of_fold = "
+               "'all', its teachers had learnt from all of them") if config.round and config.split >= 0 else ""
         raise ValueError(f"round {config.round} {'needs' if config.round else 'takes no'} pseudo-labels, but "
-                         f"{n_labels} windows were given")
+                         f"{n_labels} windows were given{why}")
     configured = {source.name: source for source in config.data.sources}
     unknown = sorted(set(needed) - set(configured) - {SOUNDSCAPES})
     if unknown:

@@ -104,7 +104,8 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
                 if loop.validation is None and config.split >= 0 and world.first:
                     held_out = recordings[recordings["split"] == config.split]
                     loop.validation = Validation.prepare(config, held_out, classes, store=store,
-                                                         soundscapes=soundscapes, progress=progress)
+                                                         soundscapes=soundscapes,
+                                                         labelled_soundscapes=labelled_soundscapes, progress=progress)
                 batches = training_batches(dataset, dataset.labels, config, first_step=trainer.step,
                                            device=trainer.device, rank=world.rank, world_size=world.size)
                 with contextlib.closing(batches):

@@ -72,6 +72,20 @@ def test_rounds_have_changes_of_their_own_over_those_of_all_later_rounds() -> No
     assert [recipe.run(round, 0).model.backbone == "resnet34" for round in range(4)] == [False, False, True, True]
 
 
+def test_a_change_of_a_mixed_recipe_passes_by_the_model_that_has_none_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Stochastic depth for the students of `small`: its Conformer has none, which is no reason to train neither. A
+    recipe of that model alone says that it cannot."""
+    caplog.set_level("INFO")
+    configs = [recipes.get("small").changed(1, split, {"model__drop_path": 0.15, "train__epochs": 2})
+               for split in (0, 1)]
+    assert [config.model.drop_path for config in configs] == [0.15, 0.0] and configs[1].train.epochs == 2
+    assert [len(build_model(config.model, config.frontend, 2).state_dict()) > 0 for config in configs] == [True] * 2
+    assert caplog.messages == ["split 1: the model conformer has no model__drop_path, which stays as it is"]
+    alone = recipes.get("conformer").changed(1, 0, {"model__drop_path": 0.15})
+    with pytest.raises(ValueError, match="no stochastic depth"):
+        build_model(alone.model, alone.frontend, 2)
+
+
 def test_the_winners_rounds_are_as_they_published_them() -> None:
     """Exponents above 1, which lower the unsure labels; shares and caps of the injectors; the rate of substitution."""
     first = [recipes.get("babych2025").run(round, 0) for round in range(5)]
@@ -80,6 +94,10 @@ def test_the_winners_rounds_are_as_they_published_them() -> None:
     assert first[1].pseudo.sampler == "sum" and first[1].augment.wave[-1].options == {"p": 1.0}
     assert recipes.get("t4").run(2, 0).pseudo.power == pytest.approx(1 / 0.65)
     second = recipes.get("sydorskyi2025").run(1, 0)
+    folds = [recipes.get("sydorskyi2025").run(round, 0).labelling.out_of_fold for round in (1, 2, 3)]
+    assert folds == ["people", "people", "all"]
+    assert {recipes.get(name).run(1, 0).labelling.teachers for name in ("babych2025", "sydorskyi2025", "babych2026")
+            } == {"all"} and recipes.get("small").run(1, 0).labelling.teachers == "same_split"
     assert second.augment.wave[0].options == {"p": 0.4} and (second.pseudo.least_peak, second.pseudo.floor) == (.5, .1)
     third = recipes.get("babych2026").run(1, 0)
     shares = [entry["share"] for entry in third.augment.wave[1].options["members"]]

@@ -62,9 +62,52 @@ def perfect(run, *, confused: bool = False):
     return model
 
 
-def prepare(run, held_out, soundscapes, root) -> Validation:
+def prepare(run, held_out, soundscapes, root, labelled=None) -> Validation:
     store = AudioStore(root, RATE, limit_gib=0.1)
-    return Validation.prepare(run, held_out, CLASSES, store=store, soundscapes=soundscapes)
+    return Validation.prepare(run, held_out, CLASSES, store=store, soundscapes=soundscapes,
+                              labelled_soundscapes=labelled)
+
+
+@pytest.fixture
+def labelled(tmp_path) -> pd.DataFrame:
+    """A soundscape of split 0 of four windows and a rest of milliseconds: high, low, high, low, of which the host
+    labelled the first, the last two and the rest; and one of split 1."""
+    waves = [tone(6000 if index % 2 == 0 else 900, 5) * np.hanning(5 * RATE) for index in range(4)]
+    wave = np.concatenate([*waves, np.zeros(RATE // 100)])
+    for name in ("l0.wav", "l1.wav"):
+        sf.write(tmp_path / name, wave + noise(20.01, amplitude=0.01), RATE, subtype="FLOAT")
+    start_s = np.array([0.0, 10.0, 15.0, 20.0])
+    rows = pd.DataFrame({"file": "l0.wav", "start_s": start_s, "end_s": np.minimum(start_s + 5, 20.01),
+                         "labels": ["high", "high", "low", "low"], "split": 0})
+    return pd.concat([rows, rows.assign(file="l1.wav", split=1)], ignore_index=True)
+
+
+def test_labelled_soundscapes_are_scored_in_the_windows_that_the_host_labelled(run, held_out, soundscapes, labelled,
+                                                                              tmp_path) -> None:
+    """Of nothing else is a truth known; and a model that takes one window for the next is told from one that hears."""
+    config = replace(run, validation__kind="labelled", frontend__clip_s=5.0)
+    validation = prepare(config, held_out.iloc[:0], None, tmp_path, labelled)  # needs no recording
+    assert len(validation.waves) == 1 and validation.truth[0].tolist() == [[1, 0], [1, 0], [0, 1]]
+    assert validation.validate(perfect(config), config, CLASSES).score == 1.0
+    assert validation.validate(perfect(config, confused=True), config, CLASSES).score == 0.0
+    said = predict([tmp_path / "l0.wav"], Predictor.of_model(perfect(config), config, CLASSES), window_s=5.0,
+                   progress=False).table[list(CLASSES)].to_numpy()
+    np.testing.assert_allclose(validation.predict(perfect(config), config, CLASSES)[0], said[[0, 2, 3]], atol=1e-3)
+    with pytest.raises(ValueError, match=r"'labelled', but the host labelled no soundscape of split 2"):
+        prepare(replace(config, split=2), held_out, None, tmp_path, labelled)
+    with pytest.raises(ValueError, match=r"l0.wav: .* begin at \[0.0, 10.0, 15.0\] s, not at multiples of 4"):
+        prepare(replace(config, task__window_s=4.0), held_out, None, tmp_path, labelled)
+
+
+def test_both_kinds_of_soundscapes_validate_together(run, held_out, soundscapes, labelled, tmp_path) -> None:
+    """A class without recordings has a score from the labelled ones, all others from more files."""
+    config = replace(run, validation__kind="composed_and_labelled")
+    high = held_out[held_out["label"] == "high"]
+    validation = prepare(config, high, soundscapes, tmp_path, labelled)
+    assert [len(truth) for truth in validation.truth] == [12, 12, 12, 3]
+    assert not np.concatenate(validation.truth[:3])[:, 1].any() and validation.truth[3][:, 1].any()
+    scored = validation.validate(perfect(config), config, CLASSES)
+    assert scored.groups.tolist() == [0] * 12 + [1] * 12 + [2] * 12 + [3] * 3 and 0.9 < scored.score <= 1
 
 
 def test_composed_soundscapes_have_a_row_per_window(run, held_out, soundscapes, tmp_path) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from birdkit.commands.base import Commands, add_changes, add_competition, add_year, quiet, say, shown
+from birdkit.commands.base import (
+    Commands,
+    add_changes,
+    add_competition,
+    add_year,
+    as_change,
+    as_round_changes,
+    quiet,
+    say,
+    shown,
+)
 from birdkit.pipeline import run
 
 
@@ -28,6 +38,10 @@ def add_making(commands: Commands) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N",
                          help="other models of the same kind, to see how much they differ (default: %(default)s)")
     add_changes(command)
+    command.add_argument("--set-later", type=as_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+                         help="the same from round 1 on, for what only students have: model__drop_path=0.15")
+    command.add_argument("--set-round", nargs="+", action="append", default=[], metavar=("N", "SETTING=VALUE"),
+                         help="the same in one round, such as 2 pseudo__power=1.8; can be given again")
     command.add_argument("--ensemble", type=Path, metavar="FILE", help="submit these models, see birdkit.ensembles")
     add_year(command)
     command.set_defaults(command=_pipeline_command)
@@ -73,7 +87,8 @@ def _pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
                splits=options.splits, every_round=options.every_round, until_no_gain=options.until_no_gain,
-               seed=options.seed, changes=dict(options.set), ensemble=options.ensemble, year=options.year)
+               seed=options.seed, changes=dict(options.set), later=dict(options.set_later),
+               by_round=as_round_changes(options.set_round), ensemble=options.ensemble, year=options.year)
     say(f"submission: {path}")
 
 

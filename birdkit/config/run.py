@@ -15,6 +15,7 @@ from birdkit.decisions import check_decision
 from birdkit.postprocess import GATES, check_members
 from birdkit.profiles import Competition, profile
 
+VALIDATION_KINDS = ("recordings", "composed", "labelled", "composed_and_labelled")
 POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
 
 
@@ -85,7 +86,10 @@ class ValidationConfig:
 
     kind           "recordings": held-out recordings, each one row, the maximum over its windows.
                    "composed": soundscapes composed from held-out recordings over backgrounds of the validating
-                   split, scored window by window, which is nearer to the test
+                   split, scored window by window, which is nearer to the test. "labelled": the soundscapes of that
+                   split that the host labelled (2021, 2026), in the windows of which something is known; nearest to
+                   the test, and the only kind that can score classes of which there is no recording.
+                   "composed_and_labelled": both together
     n_soundscapes  composed soundscapes
     """
 
@@ -93,7 +97,7 @@ class ValidationConfig:
     n_soundscapes: int = 20
 
     def __post_init__(self) -> None:
-        one_of("validation.kind", self.kind, ("recordings", "composed"))
+        one_of("validation.kind", self.kind, VALIDATION_KINDS)
         at_least("validation.n_soundscapes", self.n_soundscapes, 1)
 
 

@@ -5,6 +5,7 @@ label columns were taken by position. Here the one is an error that names the fi
 What training makes of the probabilities (power, floor) is in its own config; how they are made is in LabelConfig.
 """
 from birdkit.pseudolabel.labelling import EnsembleTeachers, Labelled, label, label_files
+from birdkit.pseudolabel.students import table_for
 from birdkit.pseudolabel.table import (
     SURE,
     PseudoLabelError,
@@ -19,4 +20,5 @@ from birdkit.pseudolabel.table import (
 from birdkit.pseudolabel.trust import Change, Example, Trust, assess
 
 __all__ = ["SURE", "Change", "EnsembleTeachers", "Example", "Labelled", "PseudoLabelError", "TableWriter", "Trust",
-           "assess", "empty", "frontend_hash", "label", "label_files", "provenance", "read", "stream", "write_table"]
+           "assess", "empty", "frontend_hash", "label", "label_files", "provenance", "read", "stream", "table_for",
+           "write_table"]
