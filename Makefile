@@ -1,13 +1,14 @@
 # make demo          the whole way on a generated competition, to a scored submission.csv and a page of pictures
 # make test          ruff, mypy, pytest with the newest versions; PYTEST_ARGS="-k layers" narrows pytest down
-# make test-kaggle   pytest with the versions of Kaggle's image, and with a wheelhouse for the tests that stand for Kaggle
+# make test-kaggle   pytest with the versions of Kaggle's image, and in a place like Kaggle with wheels that it lacks
 # make wheel         the wheel that Kaggle installs, into wheels/
 # make wheelhouse    what Kaggle's image lacks, into wheels/; WHEELS="openvino onnxruntime" for both backends
 # make lint, clean
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# Files on several cores, each test on one thread: threads that wait for each other are slower than none.
-PYTEST = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(1)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+# Files on several cores, each test on one thread: threads that wait for each other are slower than none. A process that
+# dies ends the run: a new one in its place can leave pytest-xdist waiting for ever.
+PYTEST = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(1)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
 RECIPE ?= demo
 WHEELS ?= openvino
 KAGGLE_PYTHONS ?= 3.12 3.13
@@ -54,13 +55,13 @@ test: lint
 	$(call PYTEST,$(BIN))
 
 # For the Python of the tests, too, whichever it is: they install and run it.
-.venv-kaggle/wheelhouse/.built: wheels/openvino.lock wheels/build_wheelhouse.sh | .venv-kaggle/.installed
+.venv-kaggle/wheelhouse/%/.built: wheels/%.lock wheels/build_wheelhouse.sh | .venv-kaggle/.installed
 	wheels/build_wheelhouse.sh $(KAGGLE_BIN)/python $(@D) "$(KAGGLE_PYTHONS) $$($(KAGGLE_BIN)/python -c \
-		'import sys; print("%d.%d" % sys.version_info[:2])')" openvino
+		'import sys; print("%d.%d" % sys.version_info[:2])')" $*
 	touch $@
 
-test-kaggle: .venv-kaggle/.installed .venv-kaggle/wheelhouse/.built
-	$(call PYTEST,$(KAGGLE_BIN))
+test-kaggle: .venv-kaggle/.installed .venv-kaggle/wheelhouse/openvino/.built .venv-kaggle/wheelhouse/onnxruntime/.built
+	$(call PYTEST,$(KAGGLE_BIN)) -m "not benchmark"
 
 # A left-over build folder would put deleted modules into the wheel; with the commit's date two builds are equal.
 wheel: .venv/.installed

@@ -10,7 +10,7 @@ import numpy as np
 
 from birdkit import audio
 from birdkit.crops import Energy
-from birdkit.packed import Packed, PackingError, full_scale, to_int16
+from birdkit.packed import Int16Wave, Packed, PackingError
 
 PIECE_S = 60.0  # of a long recording are measured at a time
 
@@ -19,8 +19,7 @@ class AudioStore:
     """Decoded audio of a set of files. What a call returns depends on the file alone, not on what was read before.
 
     Three ways, in this order: a packed recording is read from its packing under its original name; one that is
-    reserved is decoded once and kept in memory as int16 at its own full scale; of any other just the asked part is
-    decoded. Gain is removed by the front end and set by the augmentations, so full scale is as good as any.
+    reserved is decoded once and kept in memory as int16 with its scale; of any other just the asked part is decoded.
 
     root            folder that the files are relative to
     sample_rate_hz  rate everything is resampled to
@@ -39,7 +38,7 @@ class AudioStore:
             raise PackingError(f"{packed} is packed at {self.packed.settings.sample_rate_hz} Hz, not at "
                                f"{sample_rate_hz} Hz")
         self._reserved: set[str] = set()
-        self._kept: dict[str, tuple[np.ndarray, np.float32]] = {}
+        self._kept: dict[str, Int16Wave] = {}
         self._energy: dict[tuple[str, float, float], Energy] = {}
         self._lock = threading.Lock()
 
@@ -58,18 +57,16 @@ class AudioStore:
     def whole(self, file: str) -> np.ndarray:
         """All that there is of a file, (N,) float32. Raises birdkit.audio.AudioError or PackingError."""
         if file in self._reserved:
-            samples, scale = self._keep(file)
-            return samples.astype(np.float32) * scale
+            return self._keep(file).wave()
         return self._decode(file, self.extent(file)[0], None)
 
     def part(self, file: str, start_s: float, duration_s: float) -> np.ndarray:
         """`duration_s` of the file from `start_s` on, less where the file ends, (N,) float32."""
         if file in self._reserved:
-            samples, scale = self._keep(file)
+            kept = self._keep(file)
             first = round(start_s * self.sample_rate_hz) - round(self.extent(file)[0] * self.sample_rate_hz)
-            if 0 <= first < len(samples):
-                count = max(round(duration_s * self.sample_rate_hz), 1)
-                return samples[first:first + count].astype(np.float32) * scale
+            if 0 <= first < len(kept):
+                return kept.wave(first, first + max(round(duration_s * self.sample_rate_hz), 1))
         return self._decode(file, start_s, duration_s)  # which says what is wrong with a range outside the file
 
     def span(self, file: str, start_s: float, end_s: float) -> np.ndarray:
@@ -101,12 +98,10 @@ class AudioStore:
             return self.packed.read(file, round(start_s * rate), count)
         return audio.load(self.root / file, self.sample_rate_hz, start_s=start_s, duration_s=duration_s)
 
-    def _keep(self, file: str) -> tuple[np.ndarray, np.float32]:
-        """A reserved file as int16 and what a step is worth; training and validation may ask at the same time."""
+    def _keep(self, file: str) -> Int16Wave:
+        """A reserved file; training and validation may ask at the same time."""
         with self._lock:
             if file not in self._kept:
-                wave = self._decode(file, self.extent(file)[0], None)
-                scale = full_scale(wave)
-                self._kept[file] = (to_int16(wave, scale), np.float32(scale))
+                self._kept[file] = Int16Wave.of(self._decode(file, self.extent(file)[0], None))
             return self._kept[file]
 

@@ -21,6 +21,8 @@ class Batch:
     sources      further batches of B clips that an augmentation may mix in, by the name of their source: "soundscapes"
                  with their pseudo-labels, or zeros where nothing is known about them; noise; chosen recordings
     progress     share of the run that is done, in [0, 1)
+    p_factor     (B,) on the CPU, of a source's batch: times what a member's `p` is the probability that it uses this
+                 clip. 0 where none was decoded, and so much above 1 elsewhere that `p` holds on the whole; None: 1
     teacher      (B, W) what a teacher says of each clip, a row of NaN where it has not heard it; None without a teacher
     """
 
@@ -30,6 +32,7 @@ class Batch:
     cell_weight: Tensor = None  # type: ignore[assignment]  # filled in below
     sources: Mapping[str, Batch] = field(default_factory=dict)
     progress: float = 0.0
+    p_factor: Tensor | None = None
     teacher: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +52,7 @@ class Batch:
         tensors = {name: getattr(self, name).to(device, non_blocking=True)
                    for name in ("signal", "target", "weight", "cell_weight")}
         return Batch(**tensors, sources={name: source.to(device) for name, source in self.sources.items()},
-                     progress=self.progress,
+                     progress=self.progress, p_factor=self.p_factor,
                      teacher=None if self.teacher is None else self.teacher.to(device, non_blocking=True))
 
     def __len__(self) -> int:

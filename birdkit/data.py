@@ -38,6 +38,9 @@ class ClipDataset(Dataset):
 
     table             recordings, without those that `birdkit.tables.keep_rated` takes out
     sources           what is mixed in, by name, see birdkit.sources.choose_sources
+    shares            of the examples that get a clip of a source, by its name, if not all: drawn for each position, as
+                      everything else. The others get silence of weight 0, and "p_factor" says which is which, see
+                      birdkit.batch.Batch; nothing is decoded for them
     labelled          windows of soundscapes that are examples, too, after the recordings; without those of the
                       validating split
     recording_labels  what teachers heard in recordings, which joins the targets of their clips
@@ -49,8 +52,9 @@ class ClipDataset(Dataset):
     """
 
     def __init__(self, table: pd.DataFrame, classes: Sequence[str], config: RunConfig, *, store: AudioStore,
-                 sources: Mapping[str, ClipSource] | None = None, labelled: pd.DataFrame | None = None,
-                 recording_labels: RecordingLabels | None = None, teacher: TeacherTable | None = None) -> None:
+                 sources: Mapping[str, ClipSource] | None = None, shares: Mapping[str, float] | None = None,
+                 labelled: pd.DataFrame | None = None, recording_labels: RecordingLabels | None = None,
+                 teacher: TeacherTable | None = None) -> None:
         self.n_samples = config.model.parts * config.frontend.n_samples
         self.seed = config.seed
         self.store = store
@@ -60,11 +64,12 @@ class ClipDataset(Dataset):
             labelled = labelled.sort_values(["file", "start_s"], ignore_index=True)
             windows = ClipSource.labelled(labelled, classes, config.example_s)
             smooth = np.minimum(windows.target + np.float32(config.data.label_smoothing), 1)
-            examples = examples.followed_by(replace(windows, target=smooth))
+            examples = examples.followed_by(replace(windows, target=smooth).weighted(config.data.labelled_weight))
             self.labels += rarest_labels(labelled, self.labels)
         self.recordings = examples.within(store, config.example_s)
         self.columns = {name: k for k, name in enumerate(classes)}
         self.sources = {name: source.within(store, config.example_s) for name, source in (sources or {}).items()}
+        self.shares = {name: (shares or {}).get(name, 1.0) for name in self.sources}
         self.rounds = {name: Rounds(source.odds, seed=config.seed, name=name) for name, source in self.sources.items()}
         self.matched = {name: MatchedRounds(source.matches, source.odds, seed=config.seed, name=name)
                         for name, source in self.sources.items() if source.matches is not None}
@@ -92,19 +97,24 @@ class ClipDataset(Dataset):
         return {**own, "sources": mixed}
 
     def _mixed_in(self, name: str, position: int, recording: int) -> dict[str, Any]:
-        """A clip of a source; of one that matches examples, a clip that holds the example's class, or nothing."""
-        source, rounds = self.sources[name], self.rounds[name]
-        row: int | None
-        if name in self.matched:
-            k = self.columns.get(self.labels[recording])
-            row = None if k is None else self.matched[name].row(position, k)
-        else:
-            row = rounds[position]
+        """A clip of a source, if this example is one of its share; of a source that matches examples, one that holds
+        the example's class, if any does."""
+        source, rounds, share = self.sources[name], self.rounds[name], self.shares[name]
+        there = share >= 1 or np.random.default_rng([rounds.seed, position, 2]).random() < share
+        p_factor = np.float64(1 / share if there else 0)
+        row = self._row(name, position, recording) if there else None
         if row is not None:
-            return self._cut(source, row, [rounds.seed, position, 1])
+            return {**self._cut(source, row, [rounds.seed, position, 1]), "p_factor": p_factor}
         n_classes = len(self.columns)
         return {"wave": np.zeros(self.n_samples, np.float32), "target": np.zeros(n_classes, np.float32),
-                "weight": np.float32(0), "cell_weight": np.ones(n_classes, np.float32)}
+                "weight": np.float32(0), "cell_weight": np.ones(n_classes, np.float32), "p_factor": p_factor}
+
+    def _row(self, name: str, position: int, recording: int) -> int | None:
+        """Which row of a source an example gets; None where it must match and none does."""
+        if name not in self.matched:
+            return self.rounds[name][position]
+        k = self.columns.get(self.labels[recording])
+        return None if k is None else self.matched[name].row(position, k)
 
     def _cut(self, source: ClipSource, row: int, seed: list[int], *,
              teacher: TeacherTable | None = None) -> dict[str, Any]:
@@ -148,7 +158,7 @@ def _first(parts: dict[str, Any]) -> dict[str, Any]:
 def _batch(parts: Mapping[str, Any]) -> Batch:
     """A batch from what `ClipDataset.make` made."""
     wave, target, weight, cell_weight = (parts[name] for name in FIELDS)
-    return Batch(wave, target, weight, cell_weight, teacher=parts.get("teacher"),
+    return Batch(wave, target, weight, cell_weight, p_factor=parts.get("p_factor"), teacher=parts.get("teacher"),
                  sources={name: _batch(source) for name, source in parts.get("sources", {}).items()})
 
 

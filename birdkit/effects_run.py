@@ -127,7 +127,7 @@ def _of_validation(run: EffectsRun, models: Prepared, gates: list[Predictor], wo
     rate_hz = config.frontend.sample_rate_hz
     waves = {f"{index:05d}": wave for index, wave in enumerate(validation.waves)}
     opened: Opened = [
-        (name, lambda wave=wave: SoundscapeWave(wave.astype(np.float32), rate_hz))  # type: ignore[misc]
+        (name, lambda wave=wave: SoundscapeWave(wave.wave(), rate_hz))  # type: ignore[misc]
         for name, wave in waves.items()]
     members, calls, files, _ = _hear(models, gates, opened, classes, validation.window_s)
     return Rows(np.concatenate(validation.truth), members, files, tuple(classes), models.names, validation.metric,

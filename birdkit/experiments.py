@@ -107,7 +107,7 @@ def _run_depth(todo: Sequence[Trial], jobs: int, name: str, progress: bool) -> l
                  for path, trial in waiting.items() if trial.labels]
     outcomes = run_jobs(labelling, places(jobs), label=f"{name}: labels", progress=progress) if labelling else []
     labelled = {path for path, outcome in zip(waiting, outcomes, strict=True) if not outcome.status}
-    training = [Job(str(trial), trial.run.command(), trial.run.folder / LOG) for trial in todo
+    training = [Job(str(trial), trial.run.sharing(jobs).command(), trial.run.folder / LOG) for trial in todo
                 if not trial.labels or trial.labels.table in labelled]
     return [*outcomes, *(run_jobs(training, places(jobs), label=name, progress=progress) if training else [])]
 

@@ -243,6 +243,15 @@ class Ensemble:
             yield Heard(one.name, self._joined(one, levels), one.apart if apart else one.apart[:0], one.duration_s,
                         one.spreads)
 
+    def join(self, name: str, apart: np.ndarray) -> np.ndarray:
+        """(P, W, K) of its predictors in one soundscape, as `Heard.apart` -> (W, K) float32, as `stream` gives it.
+
+        For who has heard more predictors at once than these. Without call detectors. Raises ValueError as `stream`.
+        """
+        if blending.needs_all_rows(self.mean):
+            raise ValueError(f"mean = {self.mean!r} needs the rows of all soundscapes, but one is given")
+        return self._joined(Apart(name, apart, np.ones(apart.shape[1]), 0.0, (), len(apart)), None)
+
     def _levels(self, deadline: Clock | None) -> Levels | None:
         """What keeps soundscapes comparable that fewer predictors hear; nothing where that cannot happen, and where
         blending itself compares rows by their ranks."""

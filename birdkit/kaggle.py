@@ -20,6 +20,7 @@ SAMPLE = "sample_submission.csv"
 TABLES = ("taxonomy.csv", "train.csv", "train_metadata.csv")  # of which every competition since 2021 has one
 SOUNDSCAPE_FOLDERS = ("train_soundscapes", "unlabeled_soundscapes")
 RECORDING_FOLDERS = ("train_audio", "train_short_audio")
+SESSION_H = 11.5  # of the 12 hours after which Kaggle ends a session and drops what it has written; the rest is room
 AUDIO_SUFFIXES = (".ogg", ".flac", ".wav", ".mp3", ".opus")
 
 
@@ -145,10 +146,9 @@ class Workspace:
         """The folder of one training run of a call detector."""
         return self.folder / f"call_split{split}"
 
-    def pseudo_labels_path(self, round: int, *, without: str = "") -> Path:
-        """Where the pseudo-labels that round `round` trains on are written; those of all teachers, or of a student's
-        that shall not learn from one family of them."""
-        return self.folder / pseudo_labels_name(round, without=without)
+    def pseudo_labels_path(self, round: int) -> Path:
+        """Where the pseudo-labels that round `round` trains on are written, those of all its teachers."""
+        return self.folder / pseudo_labels_name(round)
 
     def recording_labels_path(self, round: int) -> Path:
         """Where what round `round`'s teachers say of the train recordings is written."""
@@ -167,9 +167,9 @@ class Workspace:
         found = self.look("labelled_soundscapes.parquet")
         return found[0] if found else None
 
-    def pseudo_labels(self, round: int, *, without: str = "") -> Path | None:
+    def pseudo_labels(self, round: int) -> Path | None:
         """The pseudo-labels that round `round` trains on: None in round 0, MissingInputError before notebook 02."""
-        return self._find(self.pseudo_labels_path(round, without=without).name)[0] if round > 0 else None
+        return self._find(self.pseudo_labels_path(round).name)[0] if round > 0 else None
 
     def recording_labels(self, round: int) -> Path | None:
         """What the round's teachers say of the train recordings: None in round 0, and where nobody asked them."""
@@ -197,11 +197,11 @@ class Workspace:
         return found
 
     def packed_dir(self) -> Path:
-        """Where a packing of the recordings is written."""
+        """Where a packing of the audio is written."""
         return self.folder / "packed"
 
     def packed(self) -> Path | None:
-        """The folder of a packing, None where there is none: recordings are then decoded from their own files."""
+        """The folder of a packing, None where there is none: audio is then decoded from its own files."""
         found = self.look("packed/packing.json")
         return found[0].parent if found else None
 
@@ -251,22 +251,13 @@ class Deadline:
         return self.remaining() <= 0
 
 
-def pseudo_labels_name(round: int, *, without: str = "") -> str:
-    """The name of a table of pseudo-labels; `without` as for `Workspace.pseudo_labels_path`.
+def pseudo_labels_name(round: int) -> str:
+    """The name of a round's table of pseudo-labels.
 
     >>> pseudo_labels_name(2)
     'pseudo_labels_r2.parquet'
     """
-    return pseudo_labels_without(Path(f"pseudo_labels_r{round}.parquet"), without).name
-
-
-def pseudo_labels_without(table: Path, family: str) -> Path:
-    """Where a table of pseudo-labels has its labels of all teachers but those of one family; "" is the table itself.
-
-    >>> pseudo_labels_without(Path("labels.parquet"), "conformer").name
-    'labels_not_conformer.parquet'
-    """
-    return table.with_name(f"{table.stem}_not_{family}.parquet") if family else table
+    return f"pseudo_labels_r{round}.parquet"
 
 
 def _existing(folder: str | Path) -> Path:

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from birdkit import bundles, checkpoint, kaggle, profiles, pseudolabel, recipes, report_labels
-from birdkit.config import OTHERS, LabelConfig, ModelConfig
+from birdkit.config import ALL, LabelConfig, RunConfig
 from birdkit.pseudolabel import Trust
-from birdkit.settings import as_arguments, from_dict, with_settings
+from birdkit.settings import as_arguments, from_dict
 from birdkit.tables import contents_of
 
 log = logging.getLogger(__name__)
@@ -53,26 +53,19 @@ class LabelRun:
     def config(self) -> LabelConfig:
         """How to label, with the recordings where the round learns from them; ValueError, TypeError or KeyError where
         the recipe or a change is none."""
-        config = with_settings(recipes.get(self.recipe).run(self.round, 0), self.changes)
+        config = recipes.get(self.recipe).changed(self.round, 0, self.changes)
         asked = self.round > 0 and config.distil.self_share > 0
         return dataclasses.replace(config.labelling, recordings=config.labelling.recordings or asked)
 
-    def without_family(self, teachers: Sequence[Path | str]) -> dict[str, list[Path | str]]:
-        """The teachers of other families, by the family of every student that is to learn from those alone.
+    def check_teachers(self, teachers: Sequence[Path | str]) -> None:
+        """Raise ValueError where nobody may label some of the competition's soundscapes, see LabelConfig.check_splits.
 
-        Empty where the config lets all learn from all, or there are no teachers yet. Raises ValueError where all
-        teachers are of one family, which would leave its students without any.
+        A teacher of round 0, which has learnt from none of them, may label all.
         """
-        if self.config().families != OTHERS or not teachers:
-            return {}
-        of = {path: _family(path) for path in teachers}
-        if len(set(of.values())) < 2:
-            raise ValueError(f"labelling.families = {OTHERS!r} needs teachers of two backbones at least, but all "
-                             f"{len(of)} are {next(iter(of.values()))}")
-        recipe = recipes.get(self.recipe)
-        students = [with_settings(recipe.run(self.round, split), self.changes).model.family for split in recipe.splits]
-        return {family: [path for path, own in of.items() if own != family]
-                for family in sorted({*of.values(), *students})}
+        origins = [_config_of(path) for path in teachers]
+        if self.root is None and not self.files and origins and all(origin.round for origin in origins):
+            self.config().check_splits(self.round, {origin.split for origin in origins},
+                                       max(origin.n_splits for origin in origins))
 
     @property
     def table(self) -> Path:
@@ -113,33 +106,33 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     """Label what a run asks for; write the tables and, beside the first, the page of the same name.
 
     Goes on where it was if it was killed. Raises birdkit.kaggle.MissingInputError where there are no tables of notebook
-    01, no checkpoints of the round before, or no audio, and what birdkit.pseudolabel.label_files raises.
+    01, no checkpoints of the round before, or no audio, ValueError where the teachers do not fit the settings, and what
+    birdkit.pseudolabel.label_files raises.
     """
     config, work = run.config(), kaggle.Workspace(run.work_dir)
     competition = profiles.recognise(run.competition_dir, year=run.year)
     classes = profiles.read_classes(run.competition_dir, competition)
     teachers: Any = list(run.teachers) or (work.teachers(run.round) if not run.ensemble else [])
     if run.ensemble:
-        if teachers or config.families == OTHERS:
-            raise ValueError(f"{run.ensemble} lists the teachers: give no others, and let every student learn from all "
-                             f"(labelling.families = {config.families!r})")
+        if teachers:
+            raise ValueError(f"{run.ensemble} lists the teachers: give no others")
         teachers = pseudolabel.EnsembleTeachers(Path(run.ensemble), run.competition_dir, work)
+    else:
+        run.check_teachers(teachers)
     recordings = _read_table(work.recordings, needed=config.recordings)
     soundscapes = _read_table(work.soundscapes, needed=run.root is None and not run.files)
     root, files = run.root or run.competition_dir, list(run.files) or _files_to_label(run, soundscapes)
     options: dict[str, Any] = {"round": run.round, "config": config, "window_s": competition.window_s,
                                "classes": classes, "device": run.device, "progress": progress}
     contents = {} if run.root else contents_of(set(map(str, files)), soundscapes)
-    families = run.without_family(teachers)
     pseudolabel.label_files(files, teachers, path=run.table, root=root, contents=contents, **options)
-    for family, others in families.items():
-        path = kaggle.pseudo_labels_without(run.table, family)
-        pseudolabel.label_files(files, others, path=path, root=root, contents=contents, **options)
     tables, of_recordings = {"soundscapes": (run.table, root)}, None
     if config.recordings and recordings is not None:
         of_recordings = run.table.with_name(work.recording_labels_path(run.round).name)
         names = recordings["file"].tolist()
-        pseudolabel.label_files(names, teachers, path=of_recordings, root=run.competition_dir, **options,
+        # The teachers of its split have learnt from all recordings that a student learns from.
+        for_all = {**options, "config": dataclasses.replace(config, teachers=ALL)}
+        pseudolabel.label_files(names, teachers, path=of_recordings, root=run.competition_dir, **for_all,
                                 contents=contents_of(names, recordings))
         tables["train recordings"] = (of_recordings, run.competition_dir)
     counts = None if recordings is None else recordings["label"].value_counts()
@@ -153,11 +146,11 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     return RoundLabels(run.table, of_recordings, page, trusts["soundscapes"], sections["soundscapes"])
 
 
-def _family(teacher: Path | str) -> str:
-    """The family of a checkpoint's model, or of a bundle's."""
+def _config_of(teacher: Path | str) -> RunConfig:
+    """The run config of a checkpoint, or of a bundle."""
     if bundles.is_bundle(teacher):
-        return bundles.read_bundle(teacher).config.model.family
-    return from_dict(ModelConfig, checkpoint.read_info(teacher)["config"]["model"]).family
+        return bundles.read_bundle(teacher).config
+    return from_dict(RunConfig, checkpoint.read_info(teacher)["config"])
 
 
 def _read_table(find: Callable[[], Path], *, needed: bool) -> pd.DataFrame | None:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,6 +14,7 @@ from birdkit.data import ClipDataset
 from birdkit.distillation import Teacher, choose_teacher
 from birdkit.recording_labels import RecordingLabels, choose_recording_labels
 from birdkit.sources import choose_sources
+from birdkit.splits import check_splits
 from birdkit.tables import contents_of, keep_rated, table_hash
 from birdkit.teacher_table import TeacherTable
 
@@ -52,9 +53,11 @@ class Material:
                soundscapes: pd.DataFrame | None, labels: Mapping[str, pd.DataFrame | None]) -> Material:
         """From the tables as birdkit.training.fit takes them; `labels` has the names of `LABEL_TABLES`.
 
-        Raises birdkit.tables.DataError for tables that do not fit, ValueError where the teacher is a table that does
-        not know all examples, FileNotFoundError where it is not there, ImportError where nothing can read it.
+        Raises birdkit.tables.DataError for tables that do not fit; ValueError where recordings that belong together, as
+        far as the table says so, are in several splits, or the teacher is a table that does not know all examples;
+        FileNotFoundError where that is not there, ImportError where nothing can read it.
         """
+        check_splits(recordings)  # again: the table may have been changed since the audit, or be of one's own
         trained, mixed, pseudo_labels = recordings, soundscapes, labels["pseudo_labels"]
         if config.split >= 0:
             trained = recordings[recordings["split"] != config.split]
@@ -91,12 +94,12 @@ class Material:
     def __len__(self) -> int:
         return len(self.recordings) + (0 if self.examples is None else len(self.examples))
 
-    def dataset(self, needed: Collection[str], store: AudioStore) -> ClipDataset:
-        """The training examples, with clips of the sources that augmentations need."""
-        sources = choose_sources(self.config, needed, self.classes, recordings=self.recordings,
+    def dataset(self, shares: Mapping[str, float], store: AudioStore) -> ClipDataset:
+        """The training examples, with clips of the sources that augmentations need, for these shares of them."""
+        sources = choose_sources(self.config, shares, self.classes, recordings=self.recordings,
                                  soundscapes=self.soundscapes, pseudo_labels=self.pseudo_labels,
                                  labelled_soundscapes=self.windows)
-        return ClipDataset(self.recordings, self.classes, self.config, store=store, sources=sources,
+        return ClipDataset(self.recordings, self.classes, self.config, store=store, sources=sources, shares=shares,
                            labelled=self.examples, recording_labels=self.heard,
                            teacher=self.teacher if isinstance(self.teacher, TeacherTable) else None)
 

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 PLACES = ("*", "datasets/*/*", "notebooks/*/*")  # below the inputs: Kaggle until 2025, and since 2026
 ANCHORS = ("birdkit", "openvino", "onnxruntime")  # all wheels of a folder that holds one of these are for birdkit
-SLOWER = {"openvino": "notebook 04 predicts with torch, several times slower"}
+RUNTIMES = {"openvino", "onnxruntime"}  # one of which notebook 04 predicts with
+SLOWER = "notebook 04 predicts with torch, several times slower"
 
 
 class OfflineError(RuntimeError):
@@ -100,7 +101,7 @@ def choose(wheels: Iterable[Wheel], *, installed: Mapping[str, str], tags: Colle
             what = f"{name} is here for {pythons} alone, and this is Python {platform.python_version()}"
             if name == "birdkit":
                 raise OfflineError(what)
-            notes.append(f"{what}: {SLOWER.get(name, 'it is left out')}")
+            notes.append(f"{what}: it is left out")
             continue
         newest = max(wheel.version for wheel in fitting)
         best = [wheel for wheel in fitting if wheel.version == newest]
@@ -110,8 +111,10 @@ def choose(wheels: Iterable[Wheel], *, installed: Mapping[str, str], tags: Colle
             notes.append(f"several versions of {name} are attached: {newest} is taken, not {_joined(older)}. "
                          "Detach the older one")
         chosen.append(best[0])
-    if "openvino" not in by_name and "openvino" not in installed:
-        notes.append(f"no wheel of openvino is attached: {SLOWER['openvino']}")
+    if not RUNTIMES & ({wheel.name for wheel in chosen} | set(installed)):
+        attached = RUNTIMES & set(by_name)
+        what = f"no wheel of {' or '.join(sorted(attached))} fits" if attached else "no wheel of openvino is attached"
+        notes.append(f"{what}: {SLOWER}")
     return WheelChoice(tuple(chosen), tuple(notes))
 
 

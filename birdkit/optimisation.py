@@ -1,6 +1,7 @@
 """How weights are changed: the optimiser, the learning rate of every step, and the precision of the arithmetic."""
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from torch.optim import Optimizer
 
 from birdkit.config import TrainConfig
 
-OPTIMISERS: dict[str, type[Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam,
-                                          "radam": torch.optim.RAdam}
+OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
+    "adamw": torch.optim.AdamW, "adam": torch.optim.Adam,
+    "radam": functools.partial(torch.optim.RAdam, decoupled_weight_decay=True)}
 DTYPES = {"f32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_BF16_CAPABILITY = 8  # of a CUDA device: the A100's generation, after the T4's
+# In names of backbones: without norms their activations leave the range of fp16 (NaN; BirdCLEF 2026 second place).
+NOT_IN_FP16 = ("nfnet",)
 
 
 def learning_rate(step: int, total_steps: int, per_epoch: int, config: TrainConfig) -> float:
@@ -57,7 +61,7 @@ def build_optimiser(model: nn.Module, config: TrainConfig) -> Optimizer:
     kept = {id(parameter) for parameter in decayed}
     groups = [{"params": decayed, "weight_decay": config.weight_decay},
               {"params": [p for p in trained if id(p) not in kept], "weight_decay": 0.0}]
-    return OPTIMISERS[config.optimiser](groups, lr=config.peak_lr)  # type: ignore[call-arg]
+    return OPTIMISERS[config.optimiser](groups, lr=config.peak_lr)
 
 
 def _named_as_spared(model: nn.Module) -> list[nn.Parameter]:
@@ -87,11 +91,13 @@ class Precision:
         return DTYPES[self.name]
 
 
-def choose_precision(config: TrainConfig, device: str) -> Precision:
+def choose_precision(config: TrainConfig, device: str, *, backbone: str = "") -> Precision:
     """What was asked for, or under "auto" what the device, "cpu" or "cuda", does in hardware.
 
-    Cards of the T4's class have no bf16 units: they get fp16 with a gradient scaler. A CPU gets bf16 only where it
-    multiplies it in hardware, and is then up to twice as fast.
+    Cards of the T4's class have no bf16 units: they get fp16 with a gradient scaler, but f32 for the backbones of
+    NOT_IN_FP16. A CPU gets bf16 only where it multiplies it in hardware, and is then up to twice as fast.
+
+    backbone  the name of the network, see birdkit.config.ModelConfig
     """
     if config.precision != "auto":
         return Precision(config.precision, "the config says so")
@@ -101,7 +107,10 @@ def choose_precision(config: TrainConfig, device: str) -> Precision:
         return Precision("f32", "this CPU has no bf16 units")
     if torch.cuda.get_device_capability()[0] >= LEAST_BF16_CAPABILITY:
         return Precision("bf16", f"{torch.cuda.get_device_name()} has bf16 units")
-    return Precision("fp16", f"{torch.cuda.get_device_name()} has no bf16 units")
+    reason = f"{torch.cuda.get_device_name()} has no bf16 units"
+    if any(name in backbone for name in NOT_IN_FP16):
+        return Precision("f32", f"{reason}, and in fp16 {backbone} gives NaN")
+    return Precision("fp16", reason)
 
 
 def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -69,7 +69,7 @@ class Estimate:
         if more > room:
             limit = "no limit" if limit_gib is None else f"a limit of {limit_gib:g} GiB"
             raise PackingError(
-                f"{folder}: {self.files} recordings would take {gib(more)} as {format}, beside {gib(self.packed)} "
+                f"{folder}: {self.files} files would take {gib(more)} as {format}, beside {gib(self.packed)} "
                 f"that are packed, with {limit} and {gib(self.free)} free on the disk. int16 would take "
                 f"{gib(self.int16)}, flac {gib(self.flac)} (measured ratio {self.flac_ratio:.2f}); fewer `seconds` "
                 "take less")
@@ -142,7 +142,7 @@ def pack(table: pd.DataFrame, root: Path | str, out_dir: Path | str, *, format: 
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     packed = Packed(folder)
-    log.info("%s holds %d recordings in %s", folder, len(packed), gib(size))
+    log.info("%s holds %d files in %s", folder, len(packed), gib(size))
     return packed
 
 

@@ -21,7 +21,6 @@ import birdkit
 from birdkit import recipes
 from birdkit.kaggle import Workspace
 from birdkit.recording_labels import refuse_uncovered
-from birdkit.settings import with_settings
 
 LOG = logging.getLogger(__name__)
 EXECUTED = "executed"
@@ -52,15 +51,33 @@ class Step:
         return self.notebook + of_round + of_split
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a person changes of a recipe; see `run`."""
+
+    always: Mapping[str, Any] = field(default_factory=dict)
+    later: Mapping[str, Any] = field(default_factory=dict)
+    by_round: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def of(self, round: int) -> dict[str, Any]:
+        """The settings of a round.
+
+        >>> changes = Changes({"train__epochs": 5}, {"model__drop_path": 0.15}, {2: {"pseudo__power": 1.8}})
+        >>> changes.of(0), changes.of(2)
+        ({'train__epochs': 5}, {'train__epochs': 5, 'model__drop_path': 0.15, 'pseudo__power': 1.8})
+        """
+        return {**self.always, **(self.later if round else {}), **self.by_round.get(round, {})}
+
+
 def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool = False, earlier: int = 0,
-          seed: int = 0, changes: Mapping[str, Any] | None = None, ensemble: Path | None = None) -> list[Step]:
+          seed: int = 0, changes: Changes = Changes(), ensemble: Path | None = None) -> list[Step]:
     """01 -> 03 -> (02 -> 03) * rounds -> 04; with `every_round`, a submission after each round to compare them.
 
     splits   the parts of the cross-validation to train, one run of 03 each
     rounds   of pseudo-labelling; round 0 trains without
     earlier  rounds before the one submitted whose checkpoints join its ensemble
     seed     0 for the recipe's own, see birdkit.recipes.Recipe.run
-    changes  to the recipe's config, for 02 and 03
+    changes  to the recipe's config, for 02 and 03: the settings of its round are what each gets as CHANGES
     ensemble  a file of birdkit.ensembles, of which 04 makes the last submission instead of the round's checkpoints
 
     >>> [step.name for step in steps("tiny", [0], rounds=1)]
@@ -76,10 +93,10 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
 
     for number in range(rounds + 1):
         if number:
-            plan.append(step("02_pseudolabel", changes or {}, ROUND=number))
+            plan.append(step("02_pseudolabel", changes.of(number), ROUND=number))
         for split in splits:
             of_seed = {"seed": chosen.run(number, split, seed=seed).seed} if seed else {}
-            plan.append(step(TRAIN, {**of_seed, **(changes or {})}, ROUND=number, FOLD=split))
+            plan.append(step(TRAIN, {**of_seed, **changes.of(number)}, ROUND=number, FOLD=split))
         if number == rounds or every_round:
             name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
             of_file = {"ENSEMBLE": str(ensemble.absolute())} if ensemble is not None and number == rounds else {}
@@ -98,7 +115,8 @@ def find_notebooks() -> Path:
 
 def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "small", rounds: int | None = None,
         splits: Sequence[int] | None = None, every_round: bool = False, until_no_gain: bool = False, seed: int = 0,
-        changes: Mapping[str, Any] | None = None, ensemble: Path | None = None, year: int = 0,
+        changes: Mapping[str, Any] | None = None, later: Mapping[str, Any] | None = None,
+        by_round: Mapping[int, Mapping[str, Any]] | None = None, ensemble: Path | None = None, year: int = 0,
         notebooks: str | Path | None = None) -> Path:
     """Run the whole way and return the path of submission.csv.
 
@@ -112,30 +130,34 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
                    before it is submitted
     seed           0 for the recipe's own; others give other models of the same kind, in work folders of their own
     changes        to the recipe's config when labelling and training, as for birdkit.settings.with_settings
+    later          the same from round 1 on: what is for students alone, such as ways to use pseudo-labels
+    by_round       the same for single rounds, by their number; the later of these three wins
     ensemble       a file of birdkit.ensembles to submit instead of the last round's checkpoints; what it lists may be
                    what this very run trains
     year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     notebooks      their folder, default `find_notebooks()`
 
     Raises PipelineError where a notebook fails; the executed copy keeps its output up to there. ValueError or
-    TypeError, before anything runs, where a change is no setting, the ensemble's file is wrong, or self-distillation
-    would find no teacher for the recordings.
+    TypeError, before anything runs, where a change is no setting, soundscapes or recordings would be labelled by nobody
+    in a later round, rounds shall end without a gain but no split validates, or the ensemble's file is wrong.
     """
     folder = Path(notebooks) if notebooks else find_notebooks()
     work = Path(work_dir).absolute()
     (work / EXECUTED).mkdir(parents=True, exist_ok=True)
     chosen = recipes.get(recipe)
-    rounds, splits = chosen.rounds if rounds is None else rounds, chosen.splits if splits is None else splits
-    with_settings(chosen.config, changes or {})
-    for number in range(1, rounds + 1):
-        refuse_uncovered(with_settings(chosen.run(number, 0), changes or {}), splits)
+    splits, rounds = chosen.splits if splits is None else splits, chosen.rounds if rounds is None else rounds
+    asked = Changes(changes or {}, later or {}, by_round or {})
+    _check(chosen, splits, rounds, asked)
+    if until_no_gain and max(splits, default=-1) < 0:
+        raise ValueError(f"until_no_gain compares the scores of rounds, but splits = {list(splits)} validate on "
+                         "nothing: train one from 0 on")
     if ensemble is not None:
         from birdkit.ensembles import read_ensemble  # torch, too
 
         read_ensemble(ensemble)
     common = {"COMPETITION_DIR": str(Path(competition_dir).absolute()), "WORK_DIR": str(work),
               **({"COMPETITION_YEAR": year} if year else {})}
-    how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": changes,
+    how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": asked,
                            "ensemble": ensemble}
     plan = steps(recipe, splits, rounds=rounds, **how)
     before = repr(chosen)  # a recipe that was changed is another one
@@ -156,6 +178,20 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
                     plan = steps(recipe, [0], rounds=last, **how)[-1:]
                     bar.total = bar.n + 1
     return work / SUBMISSION
+
+
+def _check(recipe: recipes.Recipe, splits: Sequence[int], rounds: int, changes: Changes) -> None:
+    """Raise ValueError or TypeError where what is asked for cannot go well to its end."""
+    beyond = sorted(number for number in changes.by_round if not 0 <= number <= rounds)
+    if beyond or (changes.later and not rounds):
+        raise ValueError(f"settings are changed in round {beyond[0] if beyond else 1} and there is none: the last is "
+                         f"round {rounds}")
+    for number in range(rounds + 1):
+        for split in splits:
+            config = recipe.changed(number, split, changes.of(number))
+            config.labelling.check_splits(number, splits, config.n_splits)
+        if number and splits:
+            refuse_uncovered(config, splits)
 
 
 def _ends_round(step: Step, plan: Sequence[Step]) -> bool:

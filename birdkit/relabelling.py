@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from birdkit import checkpoint, pseudolabel
+from birdkit.config import PEOPLE
 from birdkit.material import Material
 from birdkit.run_files import RunFiles
 from birdkit.tables import contents_of
@@ -73,7 +74,7 @@ class Relabelling:
                         table_hash=given.table_hash, seen=given.seen, seen_content=given.seen_content,
                         pseudo=given.pseudo)
         pseudolabel.label_files(files, [teacher], path=path, round=config.round + 1, root=self.root,
-                                config=replace(config.labelling, out_of_fold="people"), classes=given.classes,
+                                config=replace(config.labelling, out_of_fold=PEOPLE), classes=given.classes,
                                 contents=contents_of(files, soundscapes), window_s=config.competition.window_s,
                                 progress=progress)
         teacher.unlink()

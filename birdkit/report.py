@@ -192,6 +192,8 @@ def page(competition_dir: Path | str, work_dir: Path | str, *, truth: Path | str
                   paragraph(f"{best['config']['model']['backbone']}, best checkpoint of step {best['step']}, "
                              f"trained on {len(best['seen'])} files"), image_tag(learning_curve(pd.read_csv(history)))]
     for labels in sorted(work.glob("pseudo_labels_r*.parquet")):
+        if not labels.stem.removeprefix("pseudo_labels_r").isdigit():  # some teachers' labels of the same soundscapes
+            continue
         judged = labels.with_suffix(".html").name
         parts += [f"<h2>{html.escape(labels.stem)}</h2>", image_tag(pseudo_labels(pd.read_parquet(labels))),
                   f'<p><a href="{html.escape(judged)}">More on whether to trust them</a></p>'

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
+from birdkit.config import SAME_SPLIT
+from birdkit.kaggle import Workspace
 from birdkit.pictures import CALL, INK, PALE, SOFT, Picture
 from birdkit.report_compare import markdown_table
-from birdkit.rounds import Round, last_that_helped
+from birdkit.rounds import ROUNDS, Round, last_that_helped, update_rounds
 
 
 def rounds_text(rounds: Sequence[Round], *, markdown: bool = False) -> str:
@@ -23,7 +25,18 @@ def rounds_text(rounds: Sequence[Round], *, markdown: bool = False) -> str:
         "noise floor": f"{one.floor:.4f}" if math.isfinite(one.floor) else "", "verdict": one.verdict,
     } for one in rounds])
     said = markdown_table(table) if markdown else table.to_string(index=False)
-    return f"{said}\n\n{conclusion(rounds)}"
+    return "\n\n".join([said, conclusion(rounds), *([_honesty(rounds)] if len(rounds) > 1 else [])])
+
+
+def _honesty(rounds: Sequence[Round]) -> str:
+    """In words, whether validation can be believed."""
+    biased = [one.number for one in rounds if one.biased]
+    if not biased:
+        return ("Students learnt from teachers of their own split alone, which had not heard what validates them: "
+                "scores and gains are honest.")
+    return (f"Scores and gains are biased upwards from round {biased[0]} on: students learnt from labels of teachers "
+            "of other splits, which were trained on the recordings that validate the student. labelling.teachers = "
+            f"{SAME_SPLIT!r} measures honestly, where distil.self_share is 0.")
 
 
 def conclusion(rounds: Sequence[Round]) -> str:
@@ -48,6 +61,15 @@ def rounds_picture(rounds: Sequence[Round]) -> Picture:
     _draw_scores(scores, rounds)
     _draw_gains(gains, rounds)
     figure.suptitle(textwrap.fill(conclusion(rounds), 120), fontsize=8)
+    return figure
+
+
+def update_picture(work: Workspace) -> Picture:
+    """Write the rounds.csv of a work folder and rounds.png beside it, see birdkit.rounds.update_rounds; the picture."""
+    found = update_rounds(work)
+    figure = rounds_picture(found)
+    if found:
+        figure.savefig(work.path(ROUNDS).with_suffix(".png"), dpi=150)
     return figure
 
 

@@ -206,7 +206,7 @@ class RunFiles:
         path = self.folder / f"{BAD_BATCH}{f'_rank{rank}' if rank else ''}.safetensors"
         parts = {"": batch, **{f"sources.{name}.": source for name, source in batch.sources.items()}}
         tensors = {f"{prefix}{name}": getattr(part, name).detach().cpu().contiguous() for prefix, part in parts.items()
-                   for name in ("signal", "target", "weight", "cell_weight", "teacher")
+                   for name in ("signal", "target", "weight", "cell_weight", "teacher", "p_factor")
                    if getattr(part, name) is not None}
         save_file({**tensors, "step": torch.tensor(step)}, path)
         return path

@@ -16,10 +16,10 @@ import torch
 
 from birdkit import kaggle, material, profiles, pseudolabel, recipes, training
 from birdkit.binding import bind
-from birdkit.config import OTHERS, RunConfig
+from birdkit.config import RunConfig
 from birdkit.jobs import Job, check_outcomes, run_jobs
 from birdkit.run_files import COLUMNS, HISTORY
-from birdkit.settings import as_arguments, replace, with_settings
+from birdkit.settings import as_arguments, replace
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +71,15 @@ class Run:
                                      profiles.recognise(self.competition_dir, year=self.year, say=False))
 
     def _recipe_config(self) -> RunConfig:
-        return with_settings(recipes.get(self.recipe).run(self.round, self.split), self.changes)
+        return recipes.get(self.recipe).changed(self.round, self.split, self.changes)
 
     def pseudo_label_table(self) -> Path | None:
-        """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet."""
-        config = self._recipe_config()
-        own = config.model.family if config.labelling.families == OTHERS else ""
-        if self.pseudo_labels is None:
-            return kaggle.Workspace(self.work_dir).pseudo_labels(self.round, without=own)
-        return kaggle.pseudo_labels_without(self.pseudo_labels, own)
+        """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet.
+
+        Of a table of teachers that may not all teach it, the one beside it, see birdkit.pseudolabel.table_for.
+        """
+        path = self.pseudo_labels or kaggle.Workspace(self.work_dir).pseudo_labels(self.round)
+        return pseudolabel.table_for(path, self._recipe_config()) if path is not None and path.is_file() else path
 
     def recording_label_table(self) -> Path | None:
         """What teachers say of the recordings: beside the pseudo-labels that are given, or the work folder's; None in
@@ -121,6 +121,13 @@ class Run:
             return None
         return inside if inside.is_dir() else given
 
+    def sharing(self, at_once: int) -> Run:
+        """The run with no more workers than its share of the cores, for where so many runs go on at once."""
+        share = max(1, (os.cpu_count() or 1) // at_once)
+        if at_once == 1 or self._recipe_config().train.workers <= share:
+            return self
+        return dataclasses.replace(self, changes={**self.changes, "train__workers": share})
+
     def command(self) -> list[str]:
         """The command that trains this run in a process of its own."""
         command = [sys.executable, "-m", "birdkit", "train", str(self.competition_dir), str(self.work_dir), "--recipe",
@@ -156,7 +163,7 @@ def train(run: Run, *, progress: bool = True) -> training.FitResult:
                         **run.labels(config))
 
 
-def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.0,
+def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float | None = None,
                  progress: bool = True) -> list[pd.DataFrame]:
     """Train one split here, or several, each in a process of its own; returns their histories.
 
@@ -164,18 +171,21 @@ def train_splits(run: Run, splits: int | Sequence[int], *, session_h: float = 0.
     busy. What a process says is in train.log in its run's folder.
 
     splits     a number, or several
-    session_h  hours from now after which every run saves its state and stops; 0 for no limit
+    session_h  hours from now after which every run saves its state and stops; 0 for no limit, None for none but on
+               Kaggle, which drops the output of a session of 12 hours: kaggle.SESSION_H there
 
     Raises birdkit.jobs.JobsError, after the others have ended, where one of several fails; for one, as `train`.
     """
+    if session_h is None:
+        session_h = kaggle.SESSION_H if kaggle.is_kaggle() else 0.0
     if session_h:
         run = dataclasses.replace(run, ends_s=time.time() + 3600 * session_h)
     if isinstance(splits, int):
         return [train(dataclasses.replace(run, split=splits), progress=progress).history]
-    runs = [dataclasses.replace(run, split=split) for split in splits]
+    at_once = max(1, torch.cuda.device_count())
+    runs = [dataclasses.replace(run, split=split).sharing(at_once) for split in splits]
     jobs = [Job(f"split {one.split}", one.command(), one.folder / LOG) for one in runs]
-    where = places(max(1, torch.cuda.device_count()))
-    check_outcomes(run_jobs(jobs, where, label=f"round {run.round}", progress=progress))
+    check_outcomes(run_jobs(jobs, places(at_once), label=f"round {run.round}", progress=progress))
     return [pd.read_csv(one.folder / HISTORY) if (one.folder / HISTORY).is_file() else pd.DataFrame(columns=COLUMNS)
             for one in runs]
 

@@ -136,7 +136,7 @@ class ClipSource:
         target = capped(config.target * heard, config.label_sum)
         source = cls._windows(table.iloc[rows], rest_s.clip(max=clip_s), target,
                               odds=window_odds(table, labels, rows, config),
-                              matches=heard >= match if match else None)
+                              matches=heard >= match if match else None).weighted(config.weight)
         if config.unsure_from == config.unsure_to:
             return source
         loudest = clip_labels(table, probability, clip_s)[rows]
@@ -166,6 +166,10 @@ class ClipSource:
         return cls(table["file"].to_numpy(object), table["start_s"].to_numpy(float), length_s,
                    target.astype(np.float32), np.ones(n, np.float32), _constant(1.0, n, target.shape[1]), odds,
                    np.full(n, np.nan), crop="first", matches=matches)
+
+    def weighted(self, factor: float) -> ClipSource:
+        """The same rows, their weights times a number."""
+        return replace(self, weight=self.weight * np.float32(factor))
 
     def followed_by(self, other: ClipSource) -> ClipSource:
         """These rows and then those of another, whose ranges are no longer than a clip, so that both crop alike."""
@@ -235,8 +239,8 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
     """The sources that augmentations ask for, by name; nothing else is decoded.
 
     "soundscapes" are pseudo-labelled windows from round 1 on, whole unlabelled soundscapes before; all others are in
-    `config.data.sources`. The length of an epoch does not depend on them: each example of the main loader gets a clip
-    of every source. That is the longer one of the first seed's two loaders, since a choice among the training
+    `config.data.sources`. The length of an epoch does not depend on them: each example of the main loader may get a
+    clip of every source. That is the longer one of the first seed's two loaders, since a choice among the training
     recordings is never more than all of them, and the shorter was cycled, as here (birdkit.sampling.Rounds).
 
     needed         names, the union of `member.sources` over the augmentations
@@ -250,8 +254,10 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
     """
     n_labels = 0 if pseudo_labels is None else len(pseudo_labels)
     if (n_labels and not config.round) or (config.round and not n_labels and not config.distil.self_share):
+        why = (f" of soundscapes outside of split {config.split}: there are none, or, with labelling.out_of_fold = "
+               "'all', its teachers had learnt from all of them") if config.round and config.split >= 0 else ""
         raise ValueError(f"round {config.round} {'needs' if config.round else 'takes no'} pseudo-labels, but "
-                         f"{n_labels} windows were given")
+                         f"{n_labels} windows were given{why}")
     configured = {source.name: source for source in config.data.sources}
     unknown = sorted(set(needed) - set(configured) - {SOUNDSCAPES})
     if unknown:
@@ -271,6 +277,8 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
             chosen[name] = ClipSource.recordings(rows, classes, config.data)
         else:
             chosen[name] = _window_source(config, configured[name], classes, pseudo_labels, labelled_soundscapes)
+    chosen = {name: source.weighted(configured[name].weight) if name in configured else source
+              for name, source in chosen.items()}
     labels_used = {SOUNDSCAPES, *(source.name for source in config.data.sources if source.kind == PSEUDO)}
     if n_labels and not labels_used & set(needed):
         log.warning("no augmentation mixes in the source %s: %d pseudo-labels are not used",

@@ -13,13 +13,13 @@ from timm.utils import ModelEmaV3
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from birdkit.augmentations import Augmentation, build_augmentations
+from birdkit.augmentations import Augmentation, build_augmentations, joint_shares
 from birdkit.averaging import EqualAverage
 from birdkit.batch import Batch
 from birdkit.config import RunConfig
 from birdkit.distillation import Distiller, Projection, Teacher
 from birdkit.distributed import World
-from birdkit.losses import LOSSES
+from birdkit.losses import LOSSES, bind_classes
 from birdkit.models.base import Model
 from birdkit.optimisation import build_optimiser, choose_precision, learning_rate
 from birdkit.output import SEDOutput
@@ -57,13 +57,16 @@ class Trainer:
     device       "cpu" or "cuda"
     world        the processes that train together; each gets its own part of every batch
     teacher      what config.distil names, see birdkit.distillation.choose_teacher
+    classes      names of the K classes, which settings of the loss may go by; () where none does
+
+    Raises ValueError where the front end keeps how loud clips are and a wave augmentation would decide it.
 
     skipped   steps so far that changed nothing, because their loss or gradients were not finite
     distance  from the teacher in the last step; NaN without
     """
 
     def __init__(self, config: RunConfig, model: Model, *, total_steps: int, per_epoch: int, device: str,
-                 world: World | None = None, teacher: Teacher | None = None) -> None:
+                 world: World | None = None, teacher: Teacher | None = None, classes: Sequence[str] = ()) -> None:
         self.config, self.settings = config, config.train
         self.total_steps, self.per_epoch = total_steps, per_epoch
         self.device = device
@@ -77,13 +80,17 @@ class Trainer:
         network = Network(self.model, self.projection).to(device)
         self._weights = list(network.parameters())
         self.optimiser = build_optimiser(network, self.settings)
-        self.loss = LOSSES.build(config.loss.name, **config.loss.options).to(device)
+        self.loss = LOSSES.build(config.loss.name, **config.loss.options)
+        if classes:
+            bind_classes(self.loss, classes)
+        self.loss.to(device)
         self.wave_augmentations = build_augmentations(config.augment.wave, "wave")
         self.spectrogram_augmentations = build_augmentations(config.augment.spectrogram, "spectrogram")
+        _refuse_levels(config, self.wave_augmentations)
         decay = self.settings.ema_decay
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         self.swa = EqualAverage(self.model) if self.settings.swa_start < 1 else None
-        precision = choose_precision(self.settings, device)
+        precision = choose_precision(self.settings, device, backbone=config.model.backbone)
         self.dtype = precision.dtype
         self.scaler = torch.amp.GradScaler(device, enabled=self.dtype == torch.float16)  # type: ignore[attr-defined]
         self.network = self.world.parallel(network, device)
@@ -97,10 +104,9 @@ class Trainer:
                  " with shared batch norms" if shared_norms else "", ", compiled" if self.settings.compile else "")
 
     @property
-    def sources(self) -> frozenset[str]:
-        """The names of the sources that the augmentations mix in."""
-        members = (*self.wave_augmentations, *self.spectrogram_augmentations)
-        return frozenset[str]().union(*(member.sources for member in members))
+    def source_shares(self) -> dict[str, float]:
+        """The sources that the augmentations mix in, and for which share of the examples each is needed."""
+        return joint_shares((*self.wave_augmentations, *self.spectrogram_augmentations))
 
     @property
     def _average(self) -> ModelEmaV3 | EqualAverage | None:
@@ -118,6 +124,26 @@ class Trainer:
             return self.model
         return self._average.module  # type: ignore[return-value]
 
+    @torch.no_grad()
+    def rehearse(self) -> None:
+        """Every augmentation, those inside others too, and the loss, once on two examples of silence.
+
+        What does not fit the clips or the classes raises its ValueError here, and not after an hour of validation or in
+        the first step that happens to draw it. Nothing of the run changes.
+        """
+        model, generator = self.model, Generator().manual_seed(0)
+        n_samples = self.config.model.parts * self.config.frontend.n_samples
+
+        def silence() -> Batch:
+            return Batch(torch.zeros(2, n_samples), torch.zeros(2, model.n_classes), torch.ones(2))
+
+        batch = silence().replace(sources={name: silence() for name in self.source_shares}).to(self.device)
+        _try_all(self.wave_augmentations, batch, generator)
+        if self.spectrogram_augmentations:
+            _try_all(self.spectrogram_augmentations, self._to_spectrograms(batch), generator)
+        segments = torch.zeros(2, 1, model.n_classes, device=self.device)
+        self.loss(SEDOutput(segments[:, 0], segments, torch.ones_like(segments)), batch.target, batch.weight)
+
     def train_step(self, batch: Batch) -> float:
         """One step on one batch, or on this process's part of it; the loss of the whole batch, NaN or inf as it came.
 
@@ -129,7 +155,7 @@ class Trainer:
         _copy_all(self._before, self._buffers)
         self.optimiser.zero_grad(set_to_none=True)
         batch = batch.to(self.device).replace(progress=self.step / self.total_steps)
-        with self._seeded():
+        with self._seeded(), _fastest_convolutions():
             loss, distance = self._loss(batch)
             # Processes take the mean of their gradients; each has those of its own rows only.
             self.scaler.scale(loss * self.world.size).backward()
@@ -248,6 +274,39 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN try its ways of each convolution once and keep the fastest: the shapes of all steps are the same.
+
+    Not in validation, whose batches differ in size, nor where somebody asked for deterministic ones.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = before or not (cudnn.deterministic or torch.are_deterministic_algorithms_enabled())
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+def _try_all(members: Sequence[Augmentation], batch: Batch, generator: Generator) -> None:
+    """Draw and apply each member, and whatever is inside it, to a batch."""
+    for member in members:
+        for part in (part for part in member.modules() if isinstance(part, Augmentation)):
+            part.transform(batch, **part.sample(batch, generator))
+
+
+def _refuse_levels(config: RunConfig, augmentations: Sequence[Augmentation]) -> None:
+    """Raise ValueError where training would be at levels that no file has, and the front end shows them."""
+    setting = [member.name for member, built in zip(config.augment.wave, augmentations, strict=True)
+               if built.sets_level]
+    if config.frontend.level == "none" and setting:
+        raise ValueError(f"the front end keeps how loud a clip is (frontend.level = 'none'), but {', '.join(setting)} "
+                         "in augment.wave would bring waves to levels of their own, which no soundscape has: give "
+                         "these members level = \"none\" (sumix renormalise = \"none\", too), mix spectrograms "
+                         "(augment.spectrogram), take `background`, or a front end of level \"rms\" or \"peak\"")
 
 
 def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:

@@ -70,11 +70,12 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
                       state
 
     Raises birdkit.tables.DataError for tables that do not fit; ValueError where round and pseudo-labels contradict each
-    other, a source is missing that an augmentation mixes in, `out_dir` holds another run, or a session is too short for
-    one validation; birdkit.disk.DiskSpaceError where the disk has no room for the run's files;
-    FileNotFoundError where `resume_from` holds no run, or the teacher of config.distil is not there;
-    ImportError where nothing can read that; and FloatingPointError, which names a file with the batch, where step after
-    step is not finite.
+    other, a source is missing that an augmentation mixes in, an augmentation or the loss does not fit the clips or the
+    classes, a wave augmentation sets levels that the front end keeps, `out_dir` holds another run, or a session is too
+    short for one validation; birdkit.disk.DiskSpaceError where the disk has no room for the run's files;
+    FileNotFoundError where `resume_from` holds no run, or the teacher of config.distil is not there; ImportError where
+    nothing can read that; and FloatingPointError, which names a file with the batch, where step after step is not
+    finite.
     """
     session = Session(config.train.session_s)
     torch.set_flush_denormal(True)  # an untrained network is up to eight times slower on denormal numbers
@@ -91,17 +92,20 @@ def fit(config: RunConfig, recordings: pd.DataFrame, classes: Sequence[str], *, 
                          pseudo=material.pseudo)
         loop = Loop(trainer, files, session, world.share(_earlier(files, resume_from) if world.first else None))
         if not loop.progress.finished:
+            trainer.rehearse()
             if world.first:
                 files.require_room(trainer.model)
             store = AudioStore(root, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib, packed=packed)
-            if config.split >= 0 and world.first:
-                held_out = recordings[recordings["split"] == config.split]
-                loop.validation = Validation.prepare(config, held_out, classes, store=store, soundscapes=soundscapes,
-                                                     progress=progress)
             relabelling = Relabelling(material, trainer, files, root)
             going_on = True
             while going_on and not loop.progress.finished:
-                dataset = relabelling.material(progress=progress).dataset(trainer.sources, store)
+                dataset = relabelling.material(progress=progress).dataset(trainer.source_shares, store)
+                # After the sources: a missing one must not be found when everything has been composed.
+                if loop.validation is None and config.split >= 0 and world.first:
+                    held_out = recordings[recordings["split"] == config.split]
+                    loop.validation = Validation.prepare(config, held_out, classes, store=store,
+                                                         soundscapes=soundscapes,
+                                                         labelled_soundscapes=labelled_soundscapes, progress=progress)
                 batches = training_batches(dataset, dataset.labels, config, first_step=trainer.step,
                                            device=trainer.device, rank=world.rank, world_size=world.size)
                 with contextlib.closing(batches):
@@ -117,7 +121,8 @@ def _build_trainer(material: Material, world: World) -> Trainer:
         torch.manual_seed(config.seed)
         model = build_model(config.model, config.frontend, len(material.classes))
     trainer = Trainer(config, model, total_steps=per_epoch * config.train.epochs, per_epoch=per_epoch,
-                      device="cuda" if torch.cuda.is_available() else "cpu", world=world, teacher=material.teacher)
+                      device="cuda" if torch.cuda.is_available() else "cpu", world=world, teacher=material.teacher,
+                      classes=material.classes)
     log.info("%s parameters, %d recordings, %d epochs of %d steps of %d examples",
              f"{sum(p.numel() for p in model.parameters()):,}", len(material.recordings), config.train.epochs,
              per_epoch, config.train.batch_size)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,10 +16,14 @@ from birdkit.composition import compose_from_recordings
 from birdkit.config import DataConfig, RunConfig
 from birdkit.decisions import decide
 from birdkit.inference import Predictor, predict_waves
+from birdkit.labelled_soundscapes import window_cells
 from birdkit.metrics import METRICS
 from birdkit.models.base import Model
+from birdkit.packed import Int16Wave
 from birdkit.settings import to_dict
 from birdkit.tables import make_targets, spans
+from birdkit.view import LEAST_WINDOW_S
+from birdkit.windows import n_windows
 
 log = logging.getLogger(__name__)
 
@@ -28,43 +32,48 @@ log = logging.getLogger(__name__)
 class Validation:
     """Soundscapes with known truth, kept in memory between epochs.
 
-    waves   the audio of each soundscape or recording, (N,) int16 at its own full scale
+    waves   the audio of each soundscape or recording, in 16 bits
     truth   one (rows, K) array of 0 and 1 for each
+    rows    the windows of each that have a truth, in its order; None for all
     scored  the classes that count, in the order of the columns of the others; none for all
     whole   True where a wave is scored as one row, the maximum over its windows; False window by window
     """
 
-    waves: tuple[np.ndarray, ...]
+    waves: tuple[Int16Wave, ...]
     truth: tuple[np.ndarray, ...]
     whole: bool
     window_s: float
     metric: str
     progress: bool = False
     scored: tuple[str, ...] = ()
+    rows: tuple[np.ndarray | None, ...] = ()
 
     @classmethod
     def prepare(cls, config: RunConfig, held_out: pd.DataFrame, classes: Sequence[str], *, store: AudioStore,
-                soundscapes: pd.DataFrame | None, progress: bool = False) -> Validation:
+                soundscapes: pd.DataFrame | None, labelled_soundscapes: pd.DataFrame | None = None,
+                progress: bool = False) -> Validation:
         """What config.validation asks for, from the rows that validate.
 
         held_out     rows of the recordings table with split == config.split
         soundscapes  the soundscapes table; those of the same split are the backgrounds of composed soundscapes
+        labelled_soundscapes  windows of others, with the split of their file, for the kinds that ask for them
 
-        Raises ValueError where nothing is held out.
+        Raises ValueError where nothing is held out, or the competition's windows are not those of the labels.
         """
-        if not len(held_out):
+        competition, kind = config.competition, config.validation.kind
+        if not len(held_out) and kind != "labelled":
             raise ValueError(f"split {config.split} holds no recording to validate on")
-        competition = config.competition
         labels = [[label, *secondary.split()]
                   for label, secondary in zip(held_out["label"], held_out["secondary"], strict=True)]
-        waves: list[np.ndarray] = []
+        waves: list[Int16Wave] = []
         truth: list[np.ndarray] = []
-        if config.validation.kind == "recordings":
+        scored_rows: list[np.ndarray | None] = []
+        if kind == "recordings":
             rows = make_targets(held_out, classes, DataConfig(secondary_target=1.0)).astype(np.uint8)
             for file, span, row in zip(held_out["file"], spans(held_out), rows, strict=True):
-                waves.append(_pack(store.span(file, *span)))
+                waves.append(Int16Wave.of(store.span(file, *span)))
                 truth.append(row[None])
-        else:
+        if kind in ("composed", "composed_and_labelled"):
             own: list[str] = []
             if soundscapes is not None:
                 own = soundscapes.loc[soundscapes["split"] == config.split, "file"].tolist()
@@ -76,21 +85,34 @@ class Validation:
                 soundscape_s=competition.soundscape_s)
             for soundscape in tqdm(composed, "composing the validation", config.validation.n_soundscapes, leave=False,
                                    unit="soundscape", disable=not progress):
-                waves.append(_pack(soundscape.wave))
+                waves.append(Int16Wave.of(soundscape.wave))
                 truth.append(soundscape.truth(classes, window_s=competition.window_s))
-        heard = int((np.concatenate(truth).max(0) > 0).sum())
-        log.info("validating on %d %s with %d of %d classes", len(waves), config.validation.kind, heard, len(classes))
-        return cls(tuple(waves), tuple(truth), config.validation.kind == "recordings", competition.window_s,
-                   competition.metric, progress, config.task.scored)
+        scored_rows += [None] * len(waves)
+        if kind in ("labelled", "composed_and_labelled"):
+            rate_hz = config.frontend.sample_rate_hz
+            for file, rows, heard in _labelled(config, labelled_soundscapes, classes):
+                wave = store.whole(file)
+                there = rows < n_windows(len(wave), competition.window_s * rate_hz,
+                                         least_samples=LEAST_WINDOW_S * rate_hz)  # a submission has no others
+                waves.append(Int16Wave.of(wave))
+                truth.append(heard[there])
+                scored_rows.append(rows[there])
+        known = int((np.concatenate(truth).max(0) > 0).sum())
+        log.info("validating on %d %s with %d of %d classes", len(waves), kind, known, len(classes))
+        return cls(tuple(waves), tuple(truth), kind == "recordings", competition.window_s, competition.metric, progress,
+                   config.task.scored, tuple(scored_rows))
 
     def predict(self, model: Model, config: RunConfig, classes: Sequence[str]) -> list[np.ndarray]:
         """Probabilities of each wave's rows, as a submission would hold them: (rows, K) each."""
         predictors = Predictor.of_model(model, config, classes)
         waves = tqdm(self.waves, "validating", leave=False, unit="soundscape", disable=not self.progress)
-        named = ((f"{index:05d}", wave.astype(np.float32)) for index, wave in enumerate(waves))
+        named = ((f"{index:05d}", wave.wave()) for index, wave in enumerate(waves))
         table = predict_waves(named, predictors, window_s=self.window_s, classes=classes).table
-        rows = [part[list(classes)].to_numpy() for _, part in table.groupby("file", sort=True)]
-        return [part.max(0, keepdims=True) if self.whole else part for part in rows]
+        said = [part[list(classes)].to_numpy() for _, part in table.groupby("file", sort=True)]
+        if self.whole:
+            return [part.max(0, keepdims=True) for part in said]
+        return [part if rows is None else part[rows]
+                for part, rows in zip(said, self.rows or [None] * len(said), strict=True)]
 
     def validate(self, model: Model, config: RunConfig, classes: Sequence[str]) -> Validated:
         """What a model says beside the truth of the classes that count, its rows grouped by soundscape or recording.
@@ -108,6 +130,17 @@ class Validation:
                          {"config": to_dict(config)}, decisions)
 
 
-def _pack(wave: np.ndarray) -> np.ndarray:
-    """int16 at the wave's own full scale: the front end removes gain, and a gigabyte is saved."""
-    return np.round(wave / max(float(np.abs(wave).max()), 1e-8) * 32767).astype(np.int16)
+def _labelled(config: RunConfig, table: pd.DataFrame | None,
+              classes: Sequence[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each labelled soundscape of the validating split: its file, the numbers of its labelled windows, their truth."""
+    own = None if table is None else table[table["split"] == config.split]
+    if own is None or not len(own):
+        raise ValueError(f"validation.kind = {config.validation.kind!r}, but the host labelled no soundscape of split "
+                         f"{config.split}: choose \"composed\"")
+    window_s = config.competition.window_s
+    for file, windows in own.groupby("file", sort=True):
+        numbers = windows["start_s"].to_numpy(float) / window_s
+        if np.abs(numbers - np.round(numbers)).max() > 1e-6:  # inference begins its windows at the multiples
+            raise ValueError(f"{file}: labelled windows begin at {windows['start_s'].tolist()[:3]} s, not at multiples "
+                             f"of {window_s:g} s; run notebook 01 again")
+        yield str(file), np.round(numbers).astype(int), window_cells(windows, classes).astype(np.uint8)

@@ -28,7 +28,8 @@ LAYOUTS = {
     "2026": {"competition": "competitions/{slug}", "dataset": "datasets/someone/{slug}",
              "notebook": "notebooks/someone/{slug}"},
 }
-ABSENT = ("birdkit", "__editable__", "openvino", "onnxruntime", "nncf")  # the tests have these, Kaggle's image has not
+# The tests have these, Kaggle's image has not.
+ABSENT = ("birdkit", "__editable__", "openvino", "onnxruntime", "onnxscript", "onnx_ir", "nncf")
 NOTEBOOK = "__notebook__.ipynb"
 # As a session of 2026 has them, without what is only for Kaggle's own servers.
 VARIABLES = {"KAGGLE_CONTAINER_NAME": "kaggle_test", "KAGGLE_URL_BASE": "https://www.kaggle.com",

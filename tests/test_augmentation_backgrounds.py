@@ -103,6 +103,20 @@ def test_labels_of_the_background_alone_have_a_weight_in_the_loss_of_their_own(n
 
 
 @pytest.mark.parametrize("name", ["background", "soundscape_mix", "added_background", "scene"])
+def test_what_a_person_labelled_keeps_its_weight_in_the_loss(name: str) -> None:
+    """Own labels 1, .5 and 0 under a background of .6, and of none: only what the background adds counts less."""
+    member = build(name, loss_weight=0.6, **({"counts": [0]} if name == "scene" else {}))
+    batch = Batch(tones(4), torch.tensor([1.0, 0.5, 0.0, 0.5]).repeat(4, 1), torch.ones(4), sources={
+        "soundscapes": Batch(torch.randn(4, N, generator=seeded(0)), torch.tensor([0.6, 0.6, 0.6, 0.0]).repeat(4, 1),
+                             torch.ones(4))})
+    expected = torch.tensor([1.0, 1 - 0.4 * (1 - 0.5 / 0.6), 0.6, 1.0])
+    assert torch.allclose(member(batch, seeded(0)).cell_weight, expected.repeat(4, 1))
+    full = batch.replace(sources={"soundscapes": batch.sources["soundscapes"].replace(target=torch.ones(4, 4))})
+    expected = torch.tensor([1.0, 0.8, 0.6, 0.8])  # 1 also where own_target_weight makes 0.8 of it in the target
+    assert torch.allclose(member(full, seeded(0)).cell_weight, expected.repeat(4, 1))
+
+
+@pytest.mark.parametrize("name", ["background", "soundscape_mix", "added_background", "scene"])
 def test_a_background_that_knows_only_some_classes_masks_the_others(name: str) -> None:
     """A pseudo-label in doubt says nothing; what the clip surely holds stays sure."""
     batch = waves(tones(4), torch.randn(4, N, generator=seeded(0)))

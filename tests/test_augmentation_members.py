@@ -120,6 +120,20 @@ def test_masks_reach_both_ends() -> None:
     assert float(share[-1]) > 0
 
 
+@pytest.mark.parametrize("name", ["time_mask", "frequency_mask"])
+def test_each_part_of_an_example_gets_masks_of_its_own(name: str) -> None:
+    """A share of 30 s covers a whole part of 5 s; what is left of it then carries a label that nobody can hear."""
+    signal = torch.rand(40, 1, 30, 120, generator=seeded(0))
+    batch = Batch(signal, torch.zeros(40, 1), torch.ones(40))
+    options = {"max_masks": 1, "max_share": 0.5}
+    covered = (build(name, parts=3, **options)(batch, seeded(0)).signal != signal).view(40, 30, 3, 40)
+    share = covered.float().mean((1, 3))  # (40, parts)
+    assert float(share.max()) <= 0.5 + 1e-6 and 0.2 < float(share.mean()) < 0.3
+    assert float((share[:, 0] - share[:, 1]).abs().max()) > 0.2
+    with pytest.raises(ValueError, match="120 frames cannot be cut into 7 equal parts"):
+        build(name, parts=7, **options)(batch, seeded(0))
+
+
 def test_holes_are_rectangles_of_the_allowed_size() -> None:
     """Up to four holes with sides of 5 to 20 %: never more than 16 % of an image."""
     signal = torch.rand(60, 1, 100, 100, generator=seeded(0))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from augmentation_batches import seeded
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations
+from birdkit.augmentations import AUGMENTATIONS, Augmentation, Repeat, build_augmentations, joint_shares
 from birdkit.batch import Batch
 from birdkit.config import Member
 
@@ -86,6 +87,16 @@ def test_shapes_types_and_input_are_kept(name: str, stage: str) -> None:
         assert getattr(result, key).dtype == getattr(batch, key).dtype
     assert result.sources is batch.sources
     assert not torch.equal(result.signal, batch.signal)
+
+
+@pytest.mark.parametrize("name", [name for name, stage in CASES if stage == "wave"])
+def test_a_member_says_whether_it_sets_levels(name: str) -> None:
+    """Clips an eighth as loud come out an eighth as loud, unless the member brings them to a level of its own."""
+    member, batch = build(name), batch_of("wave", n=6)
+    sources = {key: source.replace(signal=source.signal / 8) for key, source in batch.sources.items()}
+    quiet = member(batch.replace(signal=batch.signal / 8, sources=sources), seeded(1)).signal
+    kept = torch.allclose(8 * quiet, member(batch, seeded(1)).signal, rtol=1e-4, atol=1e-6)
+    assert member.sets_level == (not kept)
 
 
 @everyone
@@ -227,6 +238,34 @@ def test_a_draw_follows_the_batch_to_its_device(name: str, stage: str) -> None:
         assert member.apply(batch.to("meta"), applied, **drawn).signal.device.type == "meta"
 
 
+class _LargeOnCPU(TorchDispatchMode):
+    """Which operations give a tensor of the CPU that has at least so many numbers."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.found = size, set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.device.type == "cpu" and result.numel() >= self.size:
+            self.found.add(func.overloadpacket.__name__)
+        return result
+
+
+@everyone
+def test_the_arithmetic_is_the_devices(name: str, stage: str) -> None:
+    """A Fourier transform of noise on the CPU took 0.3 s of every step, while the GPU waited.
+
+    Only random numbers may be made there, as many as a signal has.
+    """
+    member, batch = build(name), batch_of(stage)
+    drawn = member.draw(batch, seeded(1))
+    device = batch.to("meta")
+    with _LargeOnCPU(batch.signal[0].numel()) as large:
+        member.apply(device, **drawn)
+    assert large.found <= {"randn", "normal_", "empty"}
+
+
 @everyone
 def test_a_source_that_is_missing_or_does_not_fit_is_refused_even_where_nothing_is_applied(name: str,
                                                                                           stage: str) -> None:
@@ -240,6 +279,41 @@ def test_a_source_that_is_missing_or_does_not_fit_is_refused_even_where_nothing_
         member(bare, seeded(0))
     with pytest.raises(ValueError, match="differ in shape"):
         member(batch.replace(sources={source: batch_of(stage, n=2) for source in batch.sources}), seeded(0))
+
+
+FAINT = {"name": "background", "options": {"p": 0.3}}
+
+
+@pytest.mark.parametrize(("name", "stage", "options", "share"), [
+    *((name, stage, {"p": 0.3}, 1.0 if name in ("selective_mixup", "one_of") else 0.3) for name, stage in CASES
+      if build(name).sources),
+    ("during", "wave", {"member": FAINT}, 0.3), ("one_of", "wave", {"members": [{**FAINT, "share": 0.5}]}, 0.3),
+    ("repeat", "wave", {"counts": [2], "member": FAINT}, 1.0)])
+def test_a_member_uses_as_many_clips_where_only_its_share_of_them_was_decoded(name: str, stage: str, share: float,
+                                                                             options: dict[str, Any]) -> None:
+    """What it would not use need not be decoded: it is as often heard as before, and never where there is no clip."""
+    member, n = build(name, **options), 4000
+    assert list(member.source_shares.values()) == [share]
+    signal = torch.randn((n, 4) if stage == "wave" else (n, 1, 2, 2), generator=seeded(0))
+    there = torch.rand(n, generator=seeded(1)) < share
+    clips = Batch(signal.flip(0), torch.ones(n, 1), torch.ones(n))
+    thinned = clips.replace(p_factor=torch.where(there, 1 / share, 0.0))
+
+    def heard(source: Batch) -> Tensor:
+        batch = Batch(signal, torch.zeros(n, 1), torch.ones(n), sources={"soundscapes": source, "selected": source})
+        return member(batch, seeded(2)).target[:, 0] > 0
+
+    assert float(heard(thinned).float().mean()) == pytest.approx(float(heard(clips).float().mean()), abs=0.04)
+    assert heard(thinned).any() and not bool((heard(thinned) & ~there).any())
+
+
+def test_a_source_of_several_members_is_decoded_for_all_examples() -> None:
+    """Two members that both find a clip, or both none, would choose the same examples."""
+    noise, wind, noise_again = (build("background", p=p, source=source) for p, source in (
+        (0.5, "noise"), (0.25, "wind"), (0.1, "noise")))
+    assert joint_shares([noise, wind]) == {"noise": 0.5, "wind": 0.25}
+    assert joint_shares([noise, wind, noise_again]) == {"noise": 1.0, "wind": 0.25}
+    assert joint_shares([build("mixup")]) == {}
 
 
 # Members of members, and lists ----------------------------------------------------------------------------------------
@@ -313,6 +387,26 @@ def test_what_is_drawn_does_not_depend_on_the_progress() -> None:
     assert torch.equal(early.get_state(), late.get_state())
 
 
+@pytest.mark.parametrize(("name", "options"), [
+    ("repeat", {"counts": [1]}), ("during", {}), ("one_of", {}), ("filter_chain", {})])
+def test_a_member_inside_another_may_do_without_options_and_not_without_a_name(name: str,
+                                                                              options: dict[str, Any]) -> None:
+    """As in a sum of losses; a KeyError of 'options' tells nobody what to write."""
+    inner = "low_pass" if name == "filter_chain" else "sumix"
+
+    def made(member: Any) -> Augmentation:
+        many = name in ("one_of", "filter_chain")
+        return AUGMENTATIONS.build(name, **options, **({"members": [member]} if many else {"member": member}))
+
+    share = {"share": 1.0} if name == "one_of" else {}
+    plain, full = made({"name": inner, **share}), made({"name": inner, "options": {}, **share})
+    batch = batch_of("wave")
+    assert same(plain(batch, seeded(0)), full(batch, seeded(0)))
+    for wrong in ({"options": {}}, inner, {"name": inner, "option": {}}):
+        with pytest.raises(ValueError, match="must be a dict with a name"):
+            made(wrong)
+
+
 def test_a_config_names_its_members_and_a_wrong_one_is_refused() -> None:
     """A typing error in a recipe must not train for six hours without its augmentation."""
     built = build_augmentations([Member("repeat", {"counts": [0, 1], "member": SUMIX}), Member("noise")], "wave")
@@ -329,6 +423,9 @@ def test_a_config_names_its_members_and_a_wrong_one_is_refused() -> None:
     ("coarse_dropout", {"fill": "zero"}), ("soundscape_mix", {"own_gain": 2.0}), ("low_pass", {"order": 0}),
     ("cutmix", {"labels": "slope"}), ("sumix", {"renormalise": "rms"}), ("repeat", {"counts": [], "member": SUMIX}),
     ("mixup", {"per": "epoch"}), ("during", {"start": 0.6, "end": 0.3, "member": SUMIX}), ("scene", {"counts": [-1]}),
+    ("scene", {"counts": [1.5]}), ("repeat", {"counts": [1.5], "member": SUMIX}),
+    ("one_of", {"members": [{**SUMIX, "share": -0.5}]}), ("one_of", {"members": [SUMIX]}),
+    ("time_mask", {"min_masks": 3}), ("time_mask", {"parts": 0}),
     ("background", {"loss_weight": 1.5}), ("random_eq", {"shape": "curve"}), ("random_eq", {"min_bands": 9}),
     ("random_eq", {"bands": 4, "min_width": 0.3}), ("distance", {"humidity_percent": 150.0}),
     ("clipping", {"min_db": -3.0}), ("codec", {"min_limit_hz": 0.0}), ("speed", {"min_speed": 0.0}),

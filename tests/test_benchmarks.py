@@ -33,6 +33,7 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
 RATIO = re.compile(r"^  (.+ / .+): ([\d.]+)\b.*; (bar [<>]= [\d.]+|no bar on this device)$", re.MULTILINE)
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_benchmark_prints_its_ratios(script: str) -> None:
     """A benchmark that broke with the code it measures is found when a figure is needed, and then it is too late."""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import noise, tone
 from settled import CLASSES, settled_config, write_checkpoint, write_soundscapes
-from tiny_teacher import teacher, tiny_run
 
 from birdkit import bundle_export, bundles, frontend, gate
 from birdkit.backends import OnnxClassifier, OpenVINOClassifier
@@ -50,13 +49,16 @@ def test_a_bundle_predicts_what_its_checkpoint_does(made: tuple[Path, Exported, 
     assert np.allclose(*(predict_wave(wave, [one], window_s=5.0) for one in (bundle, plain)), rtol=0, atol=1e-6)
 
 
-def test_a_bundle_says_of_which_family_it_is(made: tuple[Path, Exported, GateAudio], tmp_path: Path) -> None:
-    """As a teacher of students that shall learn from other families alone."""
-    other = teacher(tmp_path / "other.safetensors", replace(tiny_run(), model__backbone="resnet10t"))
-    run = LabelRun(tmp_path, tmp_path, "tiny", 1, {"labelling__families": "others"})
-    found = run.without_family([made[1].folder, other])
-    own = bundles.read_bundle(made[1].folder).config.model.family
-    assert found[own] == [other] and found["resnet10t"] == [made[1].folder]
+def test_a_bundle_is_a_teacher_like_its_checkpoint(made: tuple[Path, Exported, GateAudio], tmp_path: Path) -> None:
+    """Of a later round it may label only what it has not learnt from, which its run config tells, too."""
+    config = replace(settled_config(), round=1, split=0, n_splits=2)
+    late = write_checkpoint(tmp_path / "late.safetensors", config)
+    bundle = export_bundle(late, made[2]).folder
+    run = LabelRun(tmp_path, tmp_path, "tiny", 2, {"labelling__out_of_fold": "all", "labelling__teachers": "all"})
+    for teacher in (late, bundle):
+        with pytest.raises(ValueError, match=r"needs teachers of all 2 splits in round 2, but there are those of 1"):
+            run.check_teachers([teacher])
+    run.check_teachers([made[1].folder])  # of round 0
 
 
 def test_a_bundle_loads_where_nothing_converts(made: tuple[Path, Exported, GateAudio], monkeypatch) -> None:

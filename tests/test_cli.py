@@ -151,11 +151,13 @@ def test_pipeline_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(making, "run", record)
     changes = ["--set", "train__epochs=5", "model__backbone=resnet34", "--set", "inference__scales=[1, 2]"]
     assert cli.main(["pipeline", "in", "work", "--recipe", "tiny", "--rounds", "2", "--splits", "0", "3",
-                     "--year", "2024", "--ensemble", "mine.toml", *changes]) == 0
+                     "--year", "2024", "--ensemble", "mine.toml", *changes, "--set-later", "model__drop_path=0.15",
+                     "--set-round", "2", "pseudo__power=1.8"]) == 0
     assert seen == {"folders": (Path("in"), Path("work")), "recipe": "tiny", "rounds": 2, "splits": [0, 3],
                     "every_round": False, "until_no_gain": False, "seed": 0, "year": 2024,
                     "ensemble": Path("mine.toml"), "changes": {
-                        "train__epochs": 5, "model__backbone": "resnet34", "inference__scales": [1, 2]}}
+                        "train__epochs": 5, "model__backbone": "resnet34", "inference__scales": [1, 2]},
+                    "later": {"model__drop_path": 0.15}, "by_round": {2: {"pseudo__power": 1.8}}}
     assert capsys.readouterr().out == "submission: work/submission.csv\n"
 
 

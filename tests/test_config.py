@@ -63,6 +63,14 @@ def test_the_default_is_the_second_seeds_geometry() -> None:
     assert (config.n_samples, config.n_frames, config.image_size) == (384_000, 768, (384, 384))
 
 
+def test_a_weight_of_nothing_is_refused() -> None:
+    """Examples of weight 0 would be decoded for nothing, and `substitute` takes them for none."""
+    for setting in ("pseudo__weight", "data__labelled_weight"):
+        for bad in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=rf"weight = {bad} must be a number above 0"):
+                replace(RunConfig(), **{setting: bad})
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"hop_samples": 501}, r"12 s \* 32000 Hz / hop 501 = 766.467 frames"),
     ({"strips": 5}, r"768 frames; 768 / 5 strips = 153.600"),
@@ -85,3 +93,31 @@ def test_settings_out_of_range_are_refused() -> None:
         RunConfig(split=5)
     with pytest.raises(ValueError, match="head_axis = 'both'"):
         ModelConfig(head_axis="both")
+
+
+@pytest.mark.parametrize(("setting", "value"), [
+    ("train__epochs", 0), ("train__batch_size", 0), ("train__peak_lr", -1.0), ("train__peak_lr", 0.0),
+    ("train__peak_lr", float("nan")), ("train__final_lr", -1e-6), ("train__final_lr", 1.0),
+    ("train__weight_decay", -1.0), ("train__warmup_epochs", -2.0), ("train__warmup_start", 1.5),
+    ("train__clip_grad_norm", -1.0), ("train__clip_grad_norm", float("nan")), ("train__ema_decay", 1.5),
+    ("train__ema_decay", 1.0), ("train__ema_decay", -0.5), ("train__swa_start", 2.0), ("train__average", -1),
+    ("train__validate_every", -1), ("train__save_every_s", -1.0), ("train__session_s", -1.0), ("train__workers", -1),
+    ("train__threads", -1), ("train__restart_epochs", 0.0), ("train__restart_decay", -1.0),
+    ("train__restart_decay", 2.0), ("data__samples_per_epoch", -5), ("data__cache_gib", -1.0),
+    ("splitting__min_per_class", -3), ("validation__n_soundscapes", -3), ("validation__n_soundscapes", 0),
+    ("model__dropout", 1.5), ("model__drop_path", -0.1), ("model__hidden", -1), ("model__parts", 0), ("round", -1),
+    ("seed", -1)])
+def test_a_number_out_of_range_is_refused_by_its_name_and_value(setting: str, value: float) -> None:
+    """An exponential average of 1.5 trains, saves and deploys something that is no model."""
+    name = setting.rpartition("__")[2]
+    with pytest.raises(ValueError, match=rf"{name} = {value}"):
+        replace(RunConfig(), **{setting: value})
+
+
+def test_an_average_of_more_epochs_than_are_validated_is_refused() -> None:
+    """Of three asked for, one was averaged, and nobody was told."""
+    with pytest.raises(ValueError, match=r"average = 3 epochs, but with validate_every = 0 only 1 of 10 are validated"):
+        replace(RunConfig(), train__epochs=10, train__validate_every=0, train__average=3)
+    with pytest.raises(ValueError, match=r"average = 4 .* only 3 of 10"):
+        replace(RunConfig(), train__epochs=10, train__validate_every=4, train__average=4)
+    replace(RunConfig(), train__epochs=10, train__validate_every=4, train__average=3)

@@ -249,6 +249,28 @@ def test_batches_after_a_restart_are_those_of_the_whole_run(table, tmp_path, qui
     assert len(set(rain)) == 18  # no epoch repeats the clips of the one before
 
 
+def test_what_no_augmentation_will_use_is_not_decoded(table, tmp_path, quick, monkeypatch) -> None:
+    """Four sources at p = .25 cost as much as one; which examples have a clip depends on the position alone."""
+    config = replace(quick, data__samples_per_epoch=200, train__epochs=1)
+    asked: list[str] = []
+    part = AudioStore.part
+    monkeypatch.setattr(AudioStore, "part", lambda store, file, *span: asked.append(file) or part(store, file, *span))
+    options = {"sources": two_sources(tmp_path), "shares": {"rain": 0.25, "soundscapes": 0.0}}
+    batches = run(table, tmp_path, config, **options)
+    rain = [batch.sources["rain"] for batch in batches]
+    there, loud = (torch.cat(one) for one in ([one.p_factor > 0 for one in rain], [one.signal.any(1) for one in rain]))
+    assert torch.equal(there, loud) and 30 < int(there.sum()) < 70 and asked.count("rain.wav") == int(there.sum())
+    assert {float(value) for one in rain for value in one.p_factor} == {0.0, 4.0}
+    assert all(torch.equal(one.weight, (one.p_factor > 0).float()) for one in rain)
+    assert "s.wav" not in asked and not any(batch.sources["soundscapes"].p_factor.any() for batch in batches)
+    full = run(table, tmp_path, config, sources=options["sources"])  # of those that are there, the very same clips
+    for one, batch in zip(rain, full, strict=True):
+        assert torch.equal(one.signal, batch.sources["rain"].signal * (one.p_factor > 0)[:, None])
+        assert bool((batch.sources["rain"].p_factor == 1).all())
+    assert_same(batches[40:], run(table, tmp_path, config, first_step=40, **options))
+    assert_same(batches, run(table, tmp_path, replace(config, train__workers=2), **options))
+
+
 @pytest.mark.parametrize("limit_gib", [0.0, 11 * RATE * 2 / 2**30])
 def test_workers_change_nothing(table, tmp_path, quick, limit_gib: float) -> None:
     """The number of processes is a matter of speed, not of the result; nor is what each of them keeps in memory."""

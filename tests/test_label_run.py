@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from tiny_teacher import teacher
 
-from birdkit import cli, label_run, preprocess, profiles, recipes, synthesis
+from birdkit import checkpoint, cli, label_run, preprocess, profiles, recipes, synthesis
 from birdkit.kaggle import MissingInputError, Workspace
 from birdkit.label_run import LabelRun, label_round
 from birdkit.pseudolabel import PseudoLabelError, label, provenance, read
-from birdkit.runs import Run
+from birdkit.runs import Run, train
 from birdkit.settings import replace
 
 pytestmark = [pytest.mark.filterwarnings("ignore:Empty filters"),
@@ -132,6 +132,28 @@ def test_what_is_missing_or_no_setting_is_said_early(places: tuple[Path, Path], 
                              device="cpu"), progress=False)
 
 
+def test_one_split_alone_goes_through_its_rounds(places: tuple[Path, Path], tmp_path: Path) -> None:
+    """Trained for real: the student of round 1 knows the other split's soundscapes, and labels them for round 2 again.
+
+    In the strict mode the labelling says at once what is missing."""
+    competition, work = places
+    for name in ("recordings", "soundscapes"):
+        (tmp_path / f"{name}.parquet").write_bytes((work / f"{name}.parquet").read_bytes())
+    soundscapes = pd.read_parquet(work / "soundscapes.parquet")
+    short = {"train__epochs": 1, "data__samples_per_epoch": 8, "inference__backend": "torch"}
+    for number in range(3):
+        if number:
+            done = label_round(LabelRun(competition, tmp_path, "tiny", number, changes=short, device="cpu"),
+                               progress=False)
+            assert set(read(done.table)["file"]) == set(soundscapes["file"])
+        result = train(Run(competition, tmp_path, "tiny", number, changes=short), progress=False)
+    used = set(soundscapes.loc[soundscapes["split"] != 0, "file"])
+    assert used and used == checkpoint.load(result.best).seen & set(soundscapes["file"])
+    strict = {"labelling__out_of_fold": "all", "labelling__teachers": "all"}
+    with pytest.raises(ValueError, match=r"all 2 splits in round 3, but there are those of 1 \(0\).*\(1\)"):
+        label_round(LabelRun(competition, tmp_path, "tiny", 3, changes=strict))
+
+
 def test_the_recipe_says_how_to_label(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe is the whole run, with its later rounds, and a change wins."""
     chosen = recipes.Recipe(recipes.get("tiny").config, later={"labelling__mean": "logits"})
@@ -144,23 +166,54 @@ def test_the_recipe_says_how_to_label(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_student_can_learn_from_other_backbones_alone(places: tuple[Path, Path], tmp_path: Path) -> None:
     """A network that learns from its own kind repeats its mistakes, and grows surer of them."""
     competition, work = places
-    classes, others = profiles.read_classes(competition), {"labelling__families": "others"}
+    classes, others = profiles.read_classes(competition), {"labelling__teachers": "other_families"}
     config = replace(recipes.get("tiny").run(0, 1), model__backbone="scratch_resnet", inference__backend="torch")
     own = work / "round0_split0/best.safetensors"
     other = teacher(tmp_path / "other.safetensors", config, classes=classes, content=["nothing that is here"])
     run = LabelRun(competition, work, "tiny", 1, changes=others, teachers=[own, other], device="cpu",
                    out=tmp_path / "pseudo_labels_r1.parquet")
     label_round(run, progress=False)
-    space = Workspace(tmp_path, roots=[])
-    tables = {without: provenance(space.pseudo_labels_path(1, without=without))["teachers"]
-              for without in ("", "test_resnet", "scratch_resnet")}
+    tables = {group: provenance(tmp_path / f"pseudo_labels_r1{group}.parquet")["teachers"]
+              for group in ("", "_not_test_resnet", "_not_scratch_resnet")}
     assert [[one["file"] for one in teachers] for teachers in tables.values()] == [
         ["best.safetensors", "other.safetensors"], ["other.safetensors"], ["best.safetensors"]]
     student = Run(competition, tmp_path, "tiny", 1, changes=others)
     assert student.pseudo_label_table() == tmp_path / "pseudo_labels_r1_not_test_resnet.parquet"
-    assert Run(competition, tmp_path, "tiny", 1).pseudo_label_table() == tmp_path / "pseudo_labels_r1.parquet"
+    third = Run(competition, tmp_path, "tiny", 1, changes={**others, "model__backbone": "scratch_resnet_s2"})
+    everyone = Run(competition, tmp_path, "tiny", 1, changes={"labelling__teachers": "all"})
+    assert third.pseudo_label_table() == everyone.pseudo_label_table() == tmp_path / "pseudo_labels_r1.parquet"
     with pytest.raises(ValueError, match=r"needs teachers of two backbones at least, but all 1 are test_resnet"):
         label_round(LabelRun(competition, work, "tiny", 1, changes=others, teachers=[own], device="cpu"))
+
+
+def test_a_student_learns_from_the_teachers_of_its_own_split(places: tuple[Path, Path], tmp_path: Path) -> None:
+    """The other split's teacher was trained on the very recordings that the student is validated on. Each table is what
+    its teachers alone would have labelled, heard once."""
+    competition, work = places
+    teachers = [work / f"round0_split{split}/best.safetensors" for split in (0, 1)]
+    how = {"teachers": teachers, "device": "cpu", "out": tmp_path / "pseudo_labels_r1.parquet"}
+    done = label_round(LabelRun(competition, work, "tiny", 1, **how), progress=False)
+    assert len(provenance(done.table)["teachers"]) == 2
+    for split in (0, 1):
+        own = Run(competition, tmp_path, "tiny", 1, split).pseudo_label_table()
+        assert own == tmp_path / f"pseudo_labels_r1_split{split}.parquet"
+        assert [one["split"] for one in provenance(own)["teachers"]] == [split]
+        other = {**how, "teachers": [teachers[split]], "out": tmp_path / "alone.parquet"}
+        alone = label_round(LabelRun(competition, work, "tiny", 1, **other), progress=False)
+        pd.testing.assert_frame_equal(read(own), read(alone.table))
+        assert not read(own).equals(read(done.table))
+        given = Run(competition, tmp_path, "tiny", 1, split, pseudo_labels=alone.table)
+        assert given.pseudo_label_table() == alone.table  # one teacher, who may teach it: needs no other table
+    stranger = Run(competition, tmp_path, "tiny", 1, 1, pseudo_labels=tmp_path / "alone.parquet")
+    assert stranger.pseudo_label_table() == tmp_path / "alone.parquet"
+    with pytest.raises(FileNotFoundError, match=r"of split 0 .* must not learn from .*no alone_split0\.parquet"):
+        Run(competition, tmp_path, "tiny", 1, 0, pseudo_labels=tmp_path / "alone.parquet").pseudo_label_table()
+    everyone = Run(competition, tmp_path, "tiny", 1, 0, changes={"labelling__teachers": "all"})
+    whole = Run(competition, tmp_path, "tiny", 1, -1)  # nothing validates it
+    assert everyone.pseudo_label_table() == whole.pseudo_label_table() == done.table
+    (tmp_path / "alone.parquet").replace(tmp_path / "pseudo_labels_r1_split0.parquet")
+    with pytest.raises(PseudoLabelError, match="left from another labelling"):
+        Run(competition, tmp_path, "tiny", 1, 0).pseudo_label_table()
 
 
 def test_a_competition_without_soundscapes_has_its_recordings_labelled(places: tuple[Path, Path],

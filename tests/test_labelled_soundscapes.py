@@ -152,7 +152,7 @@ def test_windows_are_examples_after_the_recordings(small_run: RunConfig, tmp_pat
     table = pd.DataFrame({"file": ["a.wav"] * 2, "label": ["owl", "owl"], "secondary": "", "duration_s": 30.0,
                           "rating": 0.0, "split": 1})
     labelled = windows().assign(file=windows()["file"] + ".wav").iloc[::-1]
-    config = replace(small_run, data__label_smoothing=0.01)
+    config = replace(small_run, data__label_smoothing=0.01, data__labelled_weight=2.0)
     with caplog.at_level(logging.INFO):
         dataset = ClipDataset(table, CLASSES, config, store=AudioStore(tmp_path, RATE), labelled=labelled)
     assert "5 labelled windows of 2 soundscapes" in caplog.text
@@ -161,6 +161,7 @@ def test_windows_are_examples_after_the_recordings(small_run: RunConfig, tmp_pat
     whole = AudioStore(tmp_path, RATE).whole("s.wav")
     assert torch.equal(example["wave"], torch.from_numpy(whole[5 * RATE:9 * RATE]))
     np.testing.assert_allclose(example["target"], [1, 0.01, 1])
+    assert example["weight"] == 2 and dataset[(0, 0)]["weight"] == 1
 
 
 @pytest.mark.parametrize(("settings", "message"), [
@@ -168,6 +169,7 @@ def test_windows_are_examples_after_the_recordings(small_run: RunConfig, tmp_pat
     ({"kind": "pseudo_labels", "label_sum": 0.5}, r"label_sum = 0\.5 is for sources of kind labelled_soundscapes, not"),
     ({"kind": LABELLED, "most_per_class": 3}, "most_per_class = 3 is for sources of kind recordings"),
     ({"kind": LABELLED, "path": "/x"}, "has the path '/x'"), ({"kind": LABELLED, "match": 2.0}, r"match = 2\.0"),
+    ({"kind": LABELLED, "weight": 0.0}, r"source 'x': weight = 0\.0 must be a number above 0"),
     ({"kind": LABELLED, "label_sum": -1.0}, r"label_sum = -1\.0 must be >= 0")])
 def test_a_setting_of_another_kind_of_source_is_refused(settings: dict[str, Any], message: str) -> None:
     """A cap that nothing applies looks, in a config, like one that works."""
@@ -252,7 +254,7 @@ def test_a_run_learns_from_them_as_it_was_asked_and_never_from_the_validating_sp
     as_examples = train(audited, competition[0], tmp_path / "examples", 0, changes={})
     assert seen_labelled(as_examples, files) == allowed
     source = {"name": "labelled", "kind": LABELLED, "path": "", "classes": [], "most_per_class": 0, "match": 0.0,
-              "label_sum": 0.5}
+              "label_sum": 0.5, "weight": 1.0}
     as_source = train(audited, competition[0], tmp_path / "source", -1, changes={
         "data__labelled_soundscapes": False, "data__sources": [source],
         "augment__wave": [{"name": "soundscape_mix", "options": {"source": "labelled"}}]})

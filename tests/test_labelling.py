@@ -232,17 +232,41 @@ def test_a_renamed_copy_of_what_a_teacher_was_trained_on_is_known(soundscapes: S
 
 def test_what_a_teacher_knows_from_pseudo_labels_it_labels_again_where_that_is_asked(soundscapes: Soundscapes,
                                                                                      tmp_path: Path) -> None:
-    """Out of fold in every round leaves a run of one split next to nothing; what people said stays out either way."""
+    """As it is unless asked for otherwise; what people said stays out either way."""
     root, files = soundscapes
     copy = audio.check(root / files[1]).content
     one = teacher(tmp_path / "one.safetensors", tiny_run(), seen=[files[0], files[2], "train/x.ogg"],
                   content=[audio.check(root / files[0]).content, copy],
                   pseudo=[files[0], audio.check(root / files[0]).content])
-    assert set(run(soundscapes, [one], tmp_path / "a.parquet")["file"]) == {files[3]}
-    people = LabelConfig(out_of_fold="people")
-    assert set(run(soundscapes, [one], tmp_path / "b.parquet", config=people)["file"]) == {files[0], files[3]}
+    strict = LabelConfig(out_of_fold="all")
+    assert set(run(soundscapes, [one], tmp_path / "a.parquet", config=strict)["file"]) == {files[3]}
+    assert set(run(soundscapes, [one], tmp_path / "b.parquet")["file"]) == {files[0], files[3]}
     with pytest.raises(ValueError, match=r"labelling.out_of_fold = 'none'"):
         LabelConfig(out_of_fold="none")
+
+
+@pytest.mark.parametrize("mean", ["probabilities", "logits"])
+def test_tables_for_some_students_come_from_the_same_pass(soundscapes: Soundscapes, tmp_path: Path, mean: str,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is what its teachers alone would have said, also after a kill, and no soundscape is heard twice for it. One
+    teacher has seen a file: the students of its split do without."""
+    files, how = soundscapes[1], {"mean": mean, "teachers": "all"}
+    teachers = [teacher(tmp_path / f"{index}.safetensors", replace(tiny_run(), split=split), seed=index, seen=seen)
+                for index, (split, seen) in enumerate([(0, [files[2]]), (1, []), (1, [])])]
+    alone = [run(soundscapes, some, tmp_path / "alone.parquet", config=LabelConfig(**how))
+             for some in (teachers[:1], teachers[1:], teachers)]
+    names = heard_files(monkeypatch)
+    for killed in (True, False):
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            if killed:
+                kill_after(patch, 2)
+            rows = run(soundscapes, teachers, tmp_path / "r.parquet", config=LabelConfig(mean=mean))
+    assert sorted(names) == sorted([*files, names[2]])  # the third was heard when the process died
+    for expected, path in zip(alone, ("r_split0.parquet", "r_split1.parquet", "r.parquet"), strict=True):
+        pd.testing.assert_frame_equal(read(tmp_path / path), expected, check_exact=True)
+    assert rows.equals(alone[2]) and set(alone[0]["file"]) == set(files) - {files[2]}
+    assert provenance(tmp_path / "r_split0.parquet")["seen_by_all_teachers"] == [files[2]]
+    assert provenance(tmp_path / "r_split1.parquet")["labelled_by"] == [{"teachers": [0, 1], "files": 4}]
 
 
 def test_a_table_of_another_front_end_version_is_refused(soundscapes: Soundscapes, two: list[Path], tmp_path: Path,

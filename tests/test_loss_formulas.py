@@ -10,7 +10,7 @@ from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor
 from torch.nn import functional as F
 
-from birdkit.losses import LOSSES
+from birdkit.losses import LOSSES, Loss, bind_classes
 from birdkit.output import SEDOutput
 
 
@@ -109,6 +109,29 @@ def test_numbers_can_differ_from_class_to_class(name: str, option: str, expected
     torch.testing.assert_close(per_example, sums / 3 * torch.tensor(2.0).log())
     with pytest.raises(ValueError, match=f"{option} has 3 numbers for 5 classes"):
         loss.per_cell(torch.zeros(6, 5), torch.zeros(6, 5))
+
+
+@pytest.mark.parametrize(("name", "option"), [("focal", "alpha"), ("asl", "gamma_pos"), ("asl", "gamma_neg")])
+@pytest.mark.parametrize("inside", ["", "two_way", "sum"])
+def test_numbers_by_class_name_are_those_of_the_columns(name: str, option: str, inside: str) -> None:
+    """The order of the columns is the competition's and changes with the year; a name stays."""
+    def build(value: Any) -> Loss:
+        options = {option: value}
+        return LOSSES.build(name, **options) if not inside else \
+            LOSSES.build("two_way", base=name, options=options) if inside == "two_way" else \
+            LOSSES.build("sum", members=[{"name": name, "options": options}])
+
+    (output, target, weight), classes = example(), ["d", "b", "e", "a", "c"]
+    loss = build({"a": 0.9, "default": 0.5, "b": 0.1})
+    with pytest.raises(ValueError, match="nobody has said which classes there are"):
+        loss(output, target, weight)
+    bind_classes(loss, classes)
+    torch.testing.assert_close(loss(output, target, weight), build([0.5, 0.1, 0.5, 0.9, 0.5])(output, target, weight))
+    for wrong, message in (({"z": 0.9, "default": 0.5}, f"{option}: z are no classes of this run"),
+                           ({"a": 0.9, "b": 0.5}, rf"{option} has no number for d, e, c \(3 of 5 classes\)"),
+                           ([0.5, 0.1], f"{option} has 2 numbers for 5 classes")):
+        with pytest.raises(ValueError, match=message):
+            bind_classes(build(wrong), classes)
 
 
 def test_asl_without_asymmetry_is_bce() -> None:
@@ -249,6 +272,7 @@ def test_an_unknown_class_does_not_compete() -> None:
 
 @pytest.mark.parametrize(("name", "options"), [
     ("focal", {"alpha": -1.0}), ("focal", {"gamma": -1.0}), ("focal", {"alpha": [[0.5]]}),
+    ("focal", {"alpha": {"a": -1.0}}), ("focal", {"alpha": {}}), ("focal", {"alpha": "high"}),
     ("asl", {"gamma_pos": -1.0}), ("asl", {"gamma_neg": [1.0, -1.0]}), ("asl", {"clip": 1.0}), ("asl", {"clip": -0.1}),
     ("soft_auc", {"pool": "macro"}),
     ("sum", {"members": []}), ("sum", {"members": [{"name": "bce", "weight": -1}]}),

@@ -81,7 +81,7 @@ def test_the_estimate_is_near_what_is_written(table, root, tmp_path) -> None:
 
 def test_what_would_not_fit_is_refused_before_anything_is_written(table, root, tmp_path, monkeypatch) -> None:
     """A Kaggle session that runs out of disk after two hours has lost two hours."""
-    with pytest.raises(PackingError, match=r"3 recordings would take 0\.000914 GiB as int16.* limit of 0\.0005 GiB"):
+    with pytest.raises(PackingError, match=r"3 files would take 0\.000914 GiB as int16.* limit of 0\.0005 GiB"):
         packed(table, root, tmp_path / "out", format="int16", limit_gib=0.0005)
     monkeypatch.setattr(packing, "free_bytes", lambda folder: 500_000)
     with pytest.raises(PackingError, match=r"with no limit and 0\.000466 GiB free on the disk"):

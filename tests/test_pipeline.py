@@ -10,7 +10,7 @@ import papermill
 import pytest
 import torch
 
-from birdkit import pipeline, recipes, rounds
+from birdkit import cli, pipeline, recipes, rounds
 from birdkit.kaggle import Workspace
 from birdkit.pipeline import PipelineError
 from birdkit.settings import replace
@@ -69,6 +69,25 @@ def test_changes_reach_training_and_labelling_and_nothing_else(books: Path, exec
                        ("04", None)]
 
 
+def test_students_and_single_rounds_have_settings_of_their_own(books: Path, executed: Calls, tmp_path: Path) -> None:
+    """A way to use pseudo-labels does not belong into round 0, and powers differ by round."""
+    command = ["pipeline", str(tmp_path), str(tmp_path / "w"), "--recipe", "tiny", "--rounds", "2", "--set",
+               "train__epochs=1", "--set-later", "model__drop_path=0.15", "train__batch_size=4", "--set-round", "1",
+               "pseudo__power=1.5", "--set-round", "2", "pseudo__power=1.8", "train__batch_size=2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "find_notebooks", lambda: books)
+        assert cli.main(command) == 0
+        changes = [parameters["CHANGES"] for name, parameters in executed if name in ("02", "03")]
+        first = {"train__epochs": 1, "model__drop_path": 0.15, "train__batch_size": 4, "pseudo__power": 1.5}
+        second = {**first, "pseudo__power": 1.8, "train__batch_size": 2}
+        assert changes == [{"train__epochs": 1}, first, first, second, second]
+        executed.clear()
+        for wrong in (["--set-round", "3", "pseudo__power=1"], ["--set-round", "2", "pseudo__powre=1"],
+                      ["--set-round", "pseudo__power=1"], ["--set-round", "1", "pseudo__power"],
+                      ["--set-later", "train__epochs=many"], ["--rounds", "0"]):
+            assert cli.main([*command, *wrong]) == 1 and not executed
+
+
 def test_another_seed_is_another_in_every_training(books: Path, executed: Calls, tmp_path: Path) -> None:
     """Three runs whose teachers are the same say nothing of how much teachers differ."""
     pipeline.run(tmp_path, tmp_path / "w", recipe="tiny", rounds=1, splits=[0, 1], notebooks=books, seed=2,
@@ -83,6 +102,27 @@ def test_a_change_that_is_none_is_refused_before_anything_runs(
     """A typing error must not cost the audit of 35,000 recordings first."""
     with pytest.raises((ValueError, TypeError), match="epoch"):
         pipeline.run(tmp_path, tmp_path / "w", recipe="tiny", notebooks=books, changes=changes)
+    assert not executed
+
+
+def test_rounds_in_which_nobody_may_label_are_refused_before_anything_runs(books: Path, executed: Calls,
+                                                                            tmp_path: Path) -> None:
+    """Else the second round dies after the first was trained and the soundscapes were labelled."""
+    strict = {"labelling__out_of_fold": "all", "labelling__teachers": "all"}
+    with pytest.raises(ValueError, match=r"all 5 splits in round 2, but there are those of 2 \(0, 1\)"):
+        pipeline.run(tmp_path, tmp_path / "w", recipe="small", rounds=2, notebooks=books, changes=strict)
+    with pytest.raises(ValueError, match=r"labelling.teachers = 'same_split' its students learn from all but these"):
+        pipeline.run(tmp_path, tmp_path / "w", recipe="small", rounds=2, notebooks=books, splits=range(5),
+                     changes={"labelling__out_of_fold": "all"})
+    assert not executed
+    pipeline.run(tmp_path, tmp_path / "w", recipe="small", rounds=1, notebooks=books, changes=strict)
+    pipeline.run(tmp_path, tmp_path / "v", recipe="small", rounds=2, notebooks=books, changes=strict, splits=range(5))
+
+
+def test_rounds_that_nothing_validates_cannot_end_without_a_gain(books: Path, executed: Calls, tmp_path: Path) -> None:
+    """It would be found out after round 1 was trained on everything."""
+    with pytest.raises(ValueError, match=r"splits = \[-1\] validate on nothing"):
+        pipeline.run(tmp_path, tmp_path / "w", recipe="tiny", splits=[-1], until_no_gain=True, notebooks=books)
     assert not executed
 
 
@@ -104,13 +144,13 @@ def test_every_round_can_be_submitted_to_compare_them() -> None:
 
 def test_every_step_gets_its_parameters(books: Path, tmp_path: Path, executed: Calls) -> None:
     """Absolute folders, for a kernel runs elsewhere."""
-    path = pipeline.run(tmp_path / "in", tmp_path / "work", recipe="tiny", rounds=1, splits=[2], notebooks=books)
+    path = pipeline.run(tmp_path / "in", tmp_path / "work", recipe="tiny", rounds=1, splits=[1], notebooks=books)
     assert path == tmp_path / "work" / "submission.csv"
     assert [name for name, _ in executed] == ["01", "03", "02", "03", "04"]
     folders = {"COMPETITION_DIR": str(tmp_path / "in"), "WORK_DIR": str(tmp_path / "work")}
     assert [parameters for _, parameters in executed] == [
-        {**folders, "RECIPE": "tiny"}, {**folders, "RECIPE": "tiny", "ROUND": 0, "FOLD": 2},
-        {**folders, "RECIPE": "tiny", "ROUND": 1}, {**folders, "RECIPE": "tiny", "ROUND": 1, "FOLD": 2},
+        {**folders, "RECIPE": "tiny"}, {**folders, "RECIPE": "tiny", "ROUND": 0, "FOLD": 1},
+        {**folders, "RECIPE": "tiny", "ROUND": 1}, {**folders, "RECIPE": "tiny", "ROUND": 1, "FOLD": 1},
         {**folders, "ROUND": 1, "EARLIER": 0, "SUBMISSION": "submission.csv"}]
 
 

@@ -121,17 +121,6 @@ def test_a_table_over_rounds_labels_with_its_own_students(tmp_path: Path) -> Non
     assert len({trial.run.changes["seed"] for trial in wanted.values()}) == len(wanted)
 
 
-def test_students_that_learn_from_other_families_have_tables_of_their_own() -> None:
-    """Both got the table of all teachers: the run that asks for other families was the run that does not."""
-    table = Table("t", "small", "a", {"a": {}, "b": {"round": 1}}, {"labelling__families": "others"}, splits=(0, 1),
-                  seeds=(0,), rounds=1)
-    found = {str(trial): trial.run.pseudo_label_table() for trial in trials(table, Path("in"), Path("work"))
-             if trial.labels}
-    assert {name: path and path.name for name, path in found.items()} == {
-        "b_r1/split0_seed0": "pseudo_labels_r1_not_scratch_resnet.parquet",
-        "b_r1/split1_seed0": "pseudo_labels_r1_not_conformer.parquet"}
-
-
 @pytest.mark.parametrize("runs", [{"a": {"round": 1}, "b": {}}, {"a": {}, "b": {"round": 2}},
                                   {"a": {}, "b": {"round": 1, "pseudo_labels": "x.parquet"}}])
 def test_rounds_that_could_not_begin_are_refused(runs: dict[str, dict[str, object]]) -> None:

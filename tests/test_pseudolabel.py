@@ -39,7 +39,7 @@ def test_a_table_says_where_it_comes_from(small_run: RunConfig, tmp_path: Path, 
     assert list(table.columns) == ["file", "start_s", "end_s", *CLASSES] and len(table) == 9
     origin = provenance(tmp_path / "labels.parquet")
     assert origin["teachers"] == [{"file": "one.safetensors", "hash": checkpoint.file_hash(one), "name": "default",
-                                   "split": 3, "round": 0, "model": "sed",
+                                   "split": 3, "round": 0, "model": "sed", "family": "resnet10t",
                                    "frontend": pseudolabel.frontend_hash(small_run.frontend),
                                    "inference": to_dict(small_run.inference)}]
     assert origin["round"] == 1 and origin["thresholds"] == {"floor": 0.01, "least_peak": 0.0}

@@ -6,6 +6,7 @@ import torch
 
 from birdkit import recipes
 from birdkit.augmentations import build_augmentations
+from birdkit.batch import Batch
 from birdkit.config import Member, RunConfig
 from birdkit.losses import LOSSES
 from birdkit.models import build_model
@@ -33,6 +34,14 @@ def test_every_recipe_survives_its_checkpoint(name: str, round: int) -> None:
     """The config is stored as JSON and read strictly."""
     config = recipes.get(name).run(round, 0)
     assert from_dict(RunConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(("name", "round"), CASES)
+def test_no_recipe_sets_levels_that_its_front_end_keeps(name: str, round: int) -> None:
+    """Half of a batch would be at peak 1, and the soundscapes to be predicted are not."""
+    config = recipes.get(name).run(round, 0)
+    assert config.frontend.level != "none" or not any(
+        member.sets_level for member in build_augmentations(config.augment.wave, "wave"))
 
 
 def test_members_of_an_ensemble_differ_in_split_and_seed() -> None:
@@ -63,6 +72,20 @@ def test_rounds_have_changes_of_their_own_over_those_of_all_later_rounds() -> No
     assert [recipe.run(round, 0).model.backbone == "resnet34" for round in range(4)] == [False, False, True, True]
 
 
+def test_a_change_of_a_mixed_recipe_passes_by_the_model_that_has_none_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Stochastic depth for the students of `small`: its Conformer has none, which is no reason to train neither. A
+    recipe of that model alone says that it cannot."""
+    caplog.set_level("INFO")
+    configs = [recipes.get("small").changed(1, split, {"model__drop_path": 0.15, "train__epochs": 2})
+               for split in (0, 1)]
+    assert [config.model.drop_path for config in configs] == [0.15, 0.0] and configs[1].train.epochs == 2
+    assert [len(build_model(config.model, config.frontend, 2).state_dict()) > 0 for config in configs] == [True] * 2
+    assert caplog.messages == ["split 1: the model conformer has no model__drop_path, which stays as it is"]
+    alone = recipes.get("conformer").changed(1, 0, {"model__drop_path": 0.15})
+    with pytest.raises(ValueError, match="no stochastic depth"):
+        build_model(alone.model, alone.frontend, 2)
+
+
 def test_the_winners_rounds_are_as_they_published_them() -> None:
     """Exponents above 1, which lower the unsure labels; shares and caps of the injectors; the rate of substitution."""
     first = [recipes.get("babych2025").run(round, 0) for round in range(5)]
@@ -71,11 +94,42 @@ def test_the_winners_rounds_are_as_they_published_them() -> None:
     assert first[1].pseudo.sampler == "sum" and first[1].augment.wave[-1].options == {"p": 1.0}
     assert recipes.get("t4").run(2, 0).pseudo.power == pytest.approx(1 / 0.65)
     second = recipes.get("sydorskyi2025").run(1, 0)
+    folds = [recipes.get("sydorskyi2025").run(round, 0).labelling.out_of_fold for round in (1, 2, 3)]
+    assert folds == ["people", "people", "all"]
+    assert {recipes.get(name).run(1, 0).labelling.teachers for name in ("babych2025", "sydorskyi2025", "babych2026")
+            } == {"all"} and recipes.get("small").run(1, 0).labelling.teachers == "same_split"
     assert second.augment.wave[0].options == {"p": 0.4} and (second.pseudo.least_peak, second.pseudo.floor) == (.5, .1)
     third = recipes.get("babych2026").run(1, 0)
     shares = [entry["share"] for entry in third.augment.wave[1].options["members"]]
     caps = third.pseudo.label_sum, third.data.sources[0].label_sum
     assert shares == [0.75, 0.1875] and caps == (0.75, 0.5)
+
+
+def test_the_first_seeds_masks_are_its_own() -> None:
+    """Two stripes of up to 64 of 313 frames and of 8 of 128 mels in each of six parts, for a quarter of the batches."""
+    config = recipes.get("seed2022").config
+    members = build_augmentations(config.augment.spectrogram, "spectrogram")[2:]
+    batch = Batch(torch.randn(4, 1, 128, 6 * 313), torch.zeros(4, 2), torch.ones(4))
+    generator, masked = torch.Generator().manual_seed(0), [0, 0]
+    for _ in range(80):
+        for kind, member in enumerate(members):
+            covered = (member(batch, generator).signal != batch.signal).view(4, 128, 6, 313).transpose(1, 2)
+            if not covered.any():
+                continue
+            masked[kind] += 1
+            lines = covered.any(3) if kind else covered.any(2)  # of each part, (4, 6, 128 bands or 313 frames)
+            assert torch.equal(covered, lines.unsqueeze(3 if kind else 2).expand_as(covered))
+            assert int(lines.sum(2).max()) <= 2 * (8 if kind else 64)
+            stripes = (lines.int().diff(dim=2) == 1).sum(2) + lines[..., 0].int()
+            assert int(stripes.max()) == 2 and len({tuple(row) for row in lines.flatten(0, 1).int().tolist()}) > 12
+    assert all(10 <= n <= 30 for n in masked)
+
+
+def test_what_the_second_seed_never_validated_on_always_trains() -> None:
+    """Classes of up to 20 recordings went wholly into training; at 5e-5 its cosines would have ended too high."""
+    config = recipes.get("seed2025").config
+    assert config.splitting.min_per_class == 21 and config.data.least_per_class == 20
+    assert config.train.final_lr == 1e-5 and config.train.clip_grad_norm == 0
 
 
 def competition_of(folder: Path, year: int) -> Path:

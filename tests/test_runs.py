@@ -85,6 +85,22 @@ def test_a_packed_competition_trains_without_its_recordings(run: Run, tmp_path: 
     assert train(dataclasses.replace(run, competition_dir=competition), progress=False).finished
 
 
+def test_packed_soundscapes_are_mixed_in_without_their_files(run: Run, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    """Each example may have one under it: with the recordings alone packed, decoding still is what one waits for."""
+    competition = shutil.copytree(run.competition_dir, tmp_path / "copy")
+    packing = ["pack", str(competition), str(run.work_dir), "--recipe", "tiny", "--format", "int16", "--soundscapes"]
+    assert cli.main([*packing, "--seconds", "2"]) == 1 and not kaggle.Workspace(run.work_dir).packed()
+    assert cli.main(packing) == 0
+    tables = [pd.read_parquet(run.work_dir / f"{name}.parquet") for name in ("recordings", "soundscapes")]
+    said = capsys.readouterr().out
+    assert f"{len(tables[0])} recordings: " in said and f"{len(tables[1])} soundscapes: " in said
+    assert f"packed: {sum(map(len, tables))} files in" in said
+    for folder in ("train_audio", "train_soundscapes"):
+        shutil.rmtree(competition / folder)
+    assert train(dataclasses.replace(run, competition_dir=competition), progress=False).finished
+
+
 def test_a_run_here_and_one_in_a_process_are_the_same(run: Run, commands: list[tuple[str, ...]]) -> None:
     """FOLD = 0 and FOLD = [0] are two ways to ask for one thing."""
     best = run.folder / "best.safetensors"
@@ -136,6 +152,19 @@ def test_a_session_ends_in_time_and_the_next_goes_on(run: Run, monkeypatch: pyte
     assert pd.read_csv(following.folder / "history.csv").equals(pd.read_csv(run.folder / "history.csv"))
 
 
+@pytest.mark.parametrize(("kind", "session_h", "limit_h"), [
+    ("", None, 0.0), ("Batch", None, 11.5), ("Interactive", None, 11.5), ("Batch", 0, 0.0), ("Batch", 3.0, 3.0)])
+def test_a_session_on_kaggle_has_a_limit_that_nobody_need_know(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str,
+                                                               session_h: float | None, limit_h: float) -> None:
+    """A run that Kaggle ends after twelve hours leaves nothing; elsewhere nothing ends it."""
+    seen: list[Run] = []
+    done = runs.training.FitResult(Path(), Path(), None, pd.DataFrame(), True)
+    monkeypatch.setattr(runs, "train", lambda one, **_: seen.append(one) or done)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", kind)
+    train_splits(run, 0, session_h=session_h, progress=False)
+    assert seen[0].ends_s == (pytest.approx(time.time() + 3600 * limit_h, abs=60.0) if limit_h else 0.0)
+
+
 def test_where_an_earlier_session_left_a_run(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The attached output as a whole, or the run's own folder; a split that had not begun begins."""
     assert run.earlier() is None
@@ -166,6 +195,24 @@ def test_a_folder_of_noise_reaches_the_recipe(run: Run) -> None:
     """It is checked there; a name that the recipe does not know would otherwise train without a sound of it."""
     with pytest.raises(ValueError, match="folders are given for rain"):
         dataclasses.replace(run, noise={"rain": "/rain"}).config()
+
+
+def test_runs_at_once_share_the_workers_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Kaggle's four cores two runs of four workers each decode more slowly than two of two."""
+    asked: list[Sequence[str]] = []
+
+    def note(jobs: Sequence[Job], places: Sequence[Mapping[str, str]], **_: Any) -> list[Outcome]:
+        asked.extend(job.command for job in jobs)
+        return [Outcome(job, 0, 1.0) for job in jobs]
+
+    monkeypatch.setattr(runs, "run_jobs", note)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for workers, expected in ((4, 2), (1, 1), (0, 0)):
+        train_splits(dataclasses.replace(run, changes={"train__workers": workers}), [0, 1], progress=False)
+        assert all(f"train__workers={expected}" in asked.pop() for _ in range(2))
+    t4 = Run(run.competition_dir, run.work_dir, "t4")
+    assert t4.sharing(1) is t4 and t4.sharing(2).changes == {"train__workers": 2}
 
 
 def test_places_are_cards_or_shares_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

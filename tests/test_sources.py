@@ -5,9 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 from conftest import RATE, noise, tone
 
 from birdkit.audio_store import AudioStore
+from birdkit.augmentations import AUGMENTATIONS
+from birdkit.batch import Batch
 from birdkit.config import DataConfig, PseudoConfig, RunConfig, SourceConfig
 from birdkit.packing import pack
 from birdkit.settings import replace
@@ -179,6 +182,29 @@ def test_pseudo_labels_can_be_a_source_of_their_own(small_run, table, caplog) ->
     assert "not used" not in caplog.text
     choose(config, set(), table, soundscapes(), windows())
     assert "mixes in the source 'matched' or 'soundscapes': 6 pseudo-labels are not used" in caplog.text
+
+
+def test_each_source_has_a_weight_of_its_own(small_run, table, tmp_path) -> None:
+    """A teacher's guess beside a person's label, noise beside both: through every member that brings them in."""
+    sf.write(tmp_path / "rain.wav", noise(2), RATE)
+    config = replace(small_run, round=1, pseudo__weight=0.5, data__rating_weights=True, data__sources=(
+        SourceConfig("rain", path=str(tmp_path), weight=0.2), SourceConfig("heard", "labelled_soundscapes", weight=3.0),
+        SourceConfig("crows", "recordings", classes=("crow",), weight=2.0),
+        SourceConfig("matched", "pseudo_labels", match=0.5, weight=0.5)))
+    heard = pd.DataFrame({"file": "h.wav", "start_s": [0.0], "end_s": [5.0], "labels": "ant", "split": 1})
+    names = {"rain", "heard", "crows", "matched", "soundscapes"}
+    chosen = choose_sources(config, names, CLASSES, recordings=table[table["split"] != 0], soundscapes=soundscapes(),
+                            pseudo_labels=windows(), labelled_soundscapes=heard)
+    weights = {name: sorted({round(float(one), 3) for one in source.weight}) for name, source in chosen.items()}
+    # Of the recordings with a crow, b is rated 5 of 5 and c 2.5.
+    assert weights == {"rain": [0.2], "heard": [3.0], "crows": [1.0, 2.0], "matched": [0.25], "soundscapes": [0.5]}
+    batch = Batch(torch.ones(2, 8), torch.eye(2), torch.ones(2), sources={name: Batch(
+        torch.ones(2, 8), torch.zeros(2, 2), torch.full((2,), weights[name][0])) for name in names})
+    expected = {"rain": 0.2, "heard": 3.0, "matched": 0.25, "soundscapes": 0.5}
+    for source, weight in expected.items():
+        for member, options in (("source_only", {}), ("substitute", {}), ("background", {"weight_share": 1.0})):
+            mixed = AUGMENTATIONS.build(member, p=1.0, source=source, **options)(batch, torch.Generator())
+            assert mixed.weight.tolist() == pytest.approx([weight] * 2)
 
 
 def test_windows_that_are_not_there_are_named_with_what_to_do(small_run, table) -> None:

@@ -22,6 +22,7 @@ from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
 from birdkit.settings import replace
 from birdkit.trainer import Trainer
+from birdkit.validation import Validation
 
 
 def test_it_learns_two_tones(tmp_path) -> None:
@@ -88,6 +89,14 @@ def test_recordings_rated_lower_than_asked_for_are_not_trained_on(tmp_path) -> N
     assert checkpoint.load(result.best).seen == set(table["file"][2:])
 
 
+def test_recordings_that_belong_together_may_not_be_validated_on_apart(tmp_path) -> None:
+    """A table that was changed after the audit: the score would be of what the model has heard."""
+    table = write_tones(tmp_path)
+    tied = table.assign(group="file:" + table["file"], content=[*["same"] * 3, *table["file"][3:]])
+    with pytest.raises(ValueError, match=r"content 'same' is in 2 splits: 0\.wav \(0\), 1\.wav \(0\), 2\.wav \(1\)"):
+        run(tiny_config(), tied, tmp_path, "run")
+
+
 def test_pseudo_labels_and_round_must_agree(tmp_path) -> None:
     """Round 0 with pseudo-labels, or round 1 without, is a mistake in the notebook's settings."""
     table = write_tones(tmp_path)
@@ -147,7 +156,7 @@ def test_sources_reach_spectrogram_augmentations_as_spectrograms(spy) -> None:
     config = tiny_config(augment__wave=(Member("spy", {"source": "noise"}),),
                          augment__spectrogram=(Member("spy", {"source": "soundscapes"}),))
     trainer = make_trainer(config)
-    assert trainer.sources == {"noise", "soundscapes"}
+    assert trainer.source_shares == {"noise": 1.0, "soundscapes": 1.0}
     sources = {name: make_batch(noise(2, seed=seed)) for seed, name in enumerate(("noise", "soundscapes"))}
     trainer.train_step(make_batch(tone(1000, 2)).replace(sources=sources))
     first, second = spy
@@ -174,6 +183,18 @@ def test_an_augmentation_at_the_wrong_stage_is_refused() -> None:
     """Before the run, not in its first step."""
     with pytest.raises(ValueError, match="'time_mask' belongs to the stage spectrogram, not wave"):
         make_trainer(tiny_config(augment__wave=(Member("time_mask"),)))
+
+
+def test_levels_that_the_front_end_keeps_are_not_set_by_augmentations() -> None:
+    """Half of the batch at peak 1 would be images that no soundscape gives; at their own levels they are mixed."""
+    config = tiny_config(frontend__level="none", frontend__scaling="db80", frontend__floor=1e-10)
+    with pytest.raises(ValueError, match=r"frontend.level = 'none'\), but or_mixup in augment.wave"):
+        make_trainer(config)
+    repeated = Member("repeat", {"member": {"name": "sumix", "options": {"level": "none"}}})
+    with pytest.raises(ValueError, match="but repeat in"):
+        make_trainer(replace(config, augment__wave=(repeated,)))
+    make_trainer(replace(config, augment__wave=(Member("or_mixup", {"level": "none"}),),
+                         augment__spectrogram=(Member("mixup"),)))
 
 
 def test_unknown_labels_are_left_out_of_the_loss() -> None:
@@ -264,14 +285,75 @@ def test_a_run_that_skips_every_step_stops_and_keeps_the_batch(tmp_path, monkeyp
         run(config, table, tmp_path, "run")
     kept = load_file(tmp_path / "run" / "bad_batch.safetensors")
     fields = ("signal", "target", "weight", "cell_weight")
-    assert set(kept) == {"step", *fields, *(f"sources.quiet.{name}" for name in fields)} and int(kept["step"]) == 2
+    of_source = {f"sources.quiet.{name}" for name in (*fields, "p_factor")}
+    assert set(kept) == {"step", *fields, *of_source} and int(kept["step"]) == 2
     assert kept["signal"].shape == (8, 64_000) and kept["target"].shape == kept["cell_weight"].shape == (8, 2)
     batch = Batch(*(kept[name] for name in fields), sources={
-        "quiet": Batch(*(kept[f"sources.quiet.{name}"] for name in fields))})
+        "quiet": Batch(*(kept[f"sources.quiet.{name}"] for name in fields), p_factor=kept["sources.quiet.p_factor"])})
     again = make_trainer(config)
     again.step = int(kept["step"])
     again.train_step(batch)
     assert again.skipped == 1
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_looks_for_its_fastest_way_in_steps_alone(monkeypatch, deterministic: bool) -> None:
+    """All steps have the same shapes; validation has not, and whoever asks for determinism gets it."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", deterministic)
+    trainer = make_trainer(tiny_config())
+    seen = []
+    trainer.model.backbone.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    trainer.train_step(make_batch(tone(1000, 2)))
+    trainer.model(torch.from_numpy(tone(1000, 2))[None])
+    assert seen == [not deterministic, False]
+
+
+SEVEN_PARTS = {"name": "part_mixup", "options": {"parts": 7}}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"augment__wave": (Member("background", {"source": "nope"}),)}, "mixes in the source 'nope'"),
+    ({"augment__wave": (Member(**SEVEN_PARTS),)}, "64000 samples or frames cannot be cut into 7"),
+    ({"augment__wave": (Member("during", {"p": 0.01, "start": 0.9, "member": SEVEN_PARTS}),)}, "cut into 7"),
+    ({"augment__wave": (Member("repeat", {"counts": [0], "member": SEVEN_PARTS}),)}, "cut into 7"),
+    ({"augment__spectrogram": (Member("part_mixup", {"parts": 3}),)}, "64 samples or frames cannot be cut into 3"),
+    ({"loss": Member("focal", {"alpha": [0.1, 0.2, 0.3]})}, "alpha has 3 numbers for 2 classes"),
+    ({"loss": Member("two_way", {"base": "focal", "options": {"alpha": {"hihg": 0.2, "default": 0.1}}})},
+     "alpha: hihg are no classes")])
+def test_what_does_not_fit_is_found_before_anything_is_composed(tmp_path, monkeypatch, changes, message) -> None:
+    """It came after the validation had been composed, or in the first step that drew it: hours into a session."""
+    for where, name in ((Validation, "prepare"), (Trainer, "train_step")):
+        monkeypatch.setattr(where, name, lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(ValueError, match=message):
+        run(tiny_config(**changes), write_tones(tmp_path), tmp_path, "run")
+
+
+def test_a_rehearsal_changes_nothing_of_a_run() -> None:
+    """A run that rehearsed and one that did not are the same run: weights, statistics, random numbers."""
+    spectrogram = (Member("time_mask", {"p": 0.5}), Member("mixup", {"p": 0.5}))
+    trainers = [make_trainer(tiny_config(augment__spectrogram=spectrogram)) for _ in range(2)]
+    state = torch.get_rng_state()
+    trainers[0].rehearse()
+    assert torch.equal(torch.get_rng_state(), state)
+    losses = [trainer.train_step(make_batch(tone(1000, 2))) for trainer in trainers]
+    assert losses[0] == losses[1] and trainers[0].step == 1
+    first, second = (weights(trainer.model) for trainer in trainers)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_loss_is_told_the_names_of_the_classes() -> None:
+    """Columns go by name: a list in the order of another year's classes trains without a word."""
+    config = tiny_config(loss=Member("focal", {"alpha": {"low": 0.9, "default": 0.25}}))
+    assert make_trainer(config, classes=CLASSES).loss.alpha.numbers.tolist() == pytest.approx([0.25, 0.9])
+
+
+def test_the_precision_is_chosen_for_the_backbone(monkeypatch) -> None:
+    """An NFNet on a T4 is another case than a ResNet."""
+    asked = []
+    real = trainer.choose_precision
+    monkeypatch.setattr(trainer, "choose_precision", lambda *args, **named: asked.append(named) or real(*args, **named))
+    make_trainer(tiny_config(model__backbone="test_nfnet"))
+    assert asked == [{"backbone": "test_nfnet"}]
 
 
 def test_averaged_weights_are_the_ones_deployed() -> None:

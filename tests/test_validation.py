@@ -62,9 +62,52 @@ def perfect(run, *, confused: bool = False):
     return model
 
 
-def prepare(run, held_out, soundscapes, root) -> Validation:
+def prepare(run, held_out, soundscapes, root, labelled=None) -> Validation:
     store = AudioStore(root, RATE, limit_gib=0.1)
-    return Validation.prepare(run, held_out, CLASSES, store=store, soundscapes=soundscapes)
+    return Validation.prepare(run, held_out, CLASSES, store=store, soundscapes=soundscapes,
+                              labelled_soundscapes=labelled)
+
+
+@pytest.fixture
+def labelled(tmp_path) -> pd.DataFrame:
+    """A soundscape of split 0 of four windows and a rest of milliseconds: high, low, high, low, of which the host
+    labelled the first, the last two and the rest; and one of split 1."""
+    waves = [tone(6000 if index % 2 == 0 else 900, 5) * np.hanning(5 * RATE) for index in range(4)]
+    wave = np.concatenate([*waves, np.zeros(RATE // 100)])
+    for name in ("l0.wav", "l1.wav"):
+        sf.write(tmp_path / name, wave + noise(20.01, amplitude=0.01), RATE, subtype="FLOAT")
+    start_s = np.array([0.0, 10.0, 15.0, 20.0])
+    rows = pd.DataFrame({"file": "l0.wav", "start_s": start_s, "end_s": np.minimum(start_s + 5, 20.01),
+                         "labels": ["high", "high", "low", "low"], "split": 0})
+    return pd.concat([rows, rows.assign(file="l1.wav", split=1)], ignore_index=True)
+
+
+def test_labelled_soundscapes_are_scored_in_the_windows_that_the_host_labelled(run, held_out, soundscapes, labelled,
+                                                                              tmp_path) -> None:
+    """Of nothing else is a truth known; and a model that takes one window for the next is told from one that hears."""
+    config = replace(run, validation__kind="labelled", frontend__clip_s=5.0)
+    validation = prepare(config, held_out.iloc[:0], None, tmp_path, labelled)  # needs no recording
+    assert len(validation.waves) == 1 and validation.truth[0].tolist() == [[1, 0], [1, 0], [0, 1]]
+    assert validation.validate(perfect(config), config, CLASSES).score == 1.0
+    assert validation.validate(perfect(config, confused=True), config, CLASSES).score == 0.0
+    said = predict([tmp_path / "l0.wav"], Predictor.of_model(perfect(config), config, CLASSES), window_s=5.0,
+                   progress=False).table[list(CLASSES)].to_numpy()
+    np.testing.assert_allclose(validation.predict(perfect(config), config, CLASSES)[0], said[[0, 2, 3]], atol=1e-3)
+    with pytest.raises(ValueError, match=r"'labelled', but the host labelled no soundscape of split 2"):
+        prepare(replace(config, split=2), held_out, None, tmp_path, labelled)
+    with pytest.raises(ValueError, match=r"l0.wav: .* begin at \[0.0, 10.0, 15.0\] s, not at multiples of 4"):
+        prepare(replace(config, task__window_s=4.0), held_out, None, tmp_path, labelled)
+
+
+def test_both_kinds_of_soundscapes_validate_together(run, held_out, soundscapes, labelled, tmp_path) -> None:
+    """A class without recordings has a score from the labelled ones, all others from more files."""
+    config = replace(run, validation__kind="composed_and_labelled")
+    high = held_out[held_out["label"] == "high"]
+    validation = prepare(config, high, soundscapes, tmp_path, labelled)
+    assert [len(truth) for truth in validation.truth] == [12, 12, 12, 3]
+    assert not np.concatenate(validation.truth[:3])[:, 1].any() and validation.truth[3][:, 1].any()
+    scored = validation.validate(perfect(config), config, CLASSES)
+    assert scored.groups.tolist() == [0] * 12 + [1] * 12 + [2] * 12 + [3] * 3 and 0.9 < scored.score <= 1
 
 
 def test_composed_soundscapes_have_a_row_per_window(run, held_out, soundscapes, tmp_path) -> None:
@@ -94,32 +137,43 @@ def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, 
     assert validation.validate(perfect(config), config, CLASSES).score == 1.0
 
 
+@pytest.mark.parametrize("level", ["none", "peak", "rms"])
 @pytest.mark.parametrize("scales", [(1,), (1, 2)])
-def test_the_validation_score_is_the_submission_score(run, held_out, soundscapes, tmp_path, scales) -> None:
-    """The same soundscapes written to files and predicted as a submission give the same number."""
-    run = replace(run, inference__scales=scales)
+def test_the_validation_score_is_the_submission_score(run, held_out, soundscapes, tmp_path, scales, level) -> None:
+    """The same soundscapes written to files and predicted as a submission give the same numbers, whatever the level."""
+    run = replace(run, inference__scales=scales, frontend__level=level, frontend__scaling="db80", frontend__floor=1e-10)
     validation = prepare(run, held_out, soundscapes, tmp_path)
-    model = build_model(run.model, run.frontend, 2).eval()
     for index, wave in enumerate(validation.waves):
-        sf.write(tmp_path / f"s{index}.wav", wave, RATE, subtype="PCM_16")
+        sf.write(tmp_path / f"s{index}.wav", wave.wave(), RATE, subtype="FLOAT")
+    model = build_model(run.model, run.frontend, 2).eval()
     predictors = Predictor.of_model(model, run, CLASSES)
     table = predict([tmp_path / f"s{index}.wav" for index in range(3)], predictors, window_s=5.0, progress=False).table
-    submitted = macro_roc_auc(np.concatenate(validation.truth), table[list(CLASSES)].to_numpy())
-    assert validation.validate(model, run, CLASSES).score == pytest.approx(submitted, abs=1e-9)
+    submitted = table[list(CLASSES)].to_numpy()
+    np.testing.assert_allclose(np.concatenate(validation.predict(model, run, CLASSES)), submitted, atol=1e-6)
+    score = macro_roc_auc(np.concatenate(validation.truth), submitted)
+    assert validation.validate(model, run, CLASSES).score == pytest.approx(score, abs=1e-9)
+
+
+def test_a_wave_keeps_its_level_in_memory(run, held_out, tmp_path) -> None:
+    """A front end that keeps loudness sees the recording as its file has it, quiet or loud."""
+    quiet = sf.read(tmp_path / "0.wav", dtype="float32")[0] / 50
+    sf.write(tmp_path / "0.wav", quiet, RATE, subtype="FLOAT")
+    validation = prepare(replace(run, validation__kind="recordings"), held_out, None, tmp_path)
+    np.testing.assert_allclose(validation.waves[0].wave(), quiet, atol=np.abs(quiet).max() / 65_000)
 
 
 def test_backgrounds_of_other_splits_stay_out(run, held_out, soundscapes, tmp_path) -> None:
     """A background that training mixes in would be recognised."""
     with_own = prepare(run, held_out, soundscapes[soundscapes["split"] == 0], tmp_path)
     with_both = prepare(run, held_out, soundscapes, tmp_path)
-    assert all(np.array_equal(a, b) for a, b in zip(with_own.waves, with_both.waves, strict=True))
+    assert all(np.array_equal(a.wave(), b.wave()) for a, b in zip(with_own.waves, with_both.waves, strict=True))
 
 
 def test_the_same_split_is_always_validated_on_the_same_audio(run, held_out, soundscapes, tmp_path) -> None:
     """Scores of two runs are compared; another seed of the run must not change the exam."""
     first = prepare(run, held_out, soundscapes, tmp_path)
     second = prepare(replace(run, seed=7), held_out, soundscapes, tmp_path)
-    assert all(np.array_equal(a, b) for a, b in zip(first.waves, second.waves, strict=True))
+    assert all(np.array_equal(a.wave(), b.wave()) for a, b in zip(first.waves, second.waves, strict=True))
 
 
 def test_an_empty_split_is_refused(run, held_out, tmp_path) -> None:

@@ -4,7 +4,7 @@ A random number that belongs to an example is drawn as a tensor whose first axis
 the whole batch is drawn as a plain number or a list.
 """
 from birdkit.augmentations.background import AddedBackground, Background, SoundscapeMix, SourceOnly, Substitute
-from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
+from birdkit.augmentations.base import AUGMENTATIONS, Augmentation, joint_shares
 from birdkit.augmentations.cutmix import CutMix, HorizontalCutMix
 from birdkit.augmentations.distance import Distance, Reverb
 from birdkit.augmentations.equaliser import RandomEQ
@@ -22,5 +22,5 @@ __all__ = [
     "Distance", "During", "FilterChain", "FrequencyMask", "Gain", "HorizontalCutMix", "LowPass", "Mixup", "Noise",
     "OneOf", "OrMixup", "PartMixup", "Polarity", "RandomEQ", "Repeat", "Reverb", "Scene", "SelectiveMixup",
     "SoundscapeMix", "SourceOnly", "Speed", "Substitute", "Sumix", "SumixFreq", "TimeMask", "TimeShift",
-    "build_augmentations",
+    "build_augmentations", "joint_shares",
 ]

@@ -18,40 +18,66 @@ from birdkit.batch import Batch
 from birdkit.config import SOUNDSCAPES
 
 
-class BackgroundMixing(Augmentation):
-    """An augmentation that brings in clips of a source with their labels.
+class FromSource(Augmentation):
+    """An augmentation that gives example i clip i of a source, if any.
 
-    source        whose clips; a batch without them raises ValueError as soon as the member draws
-    weight_share  how much of the mixed weight is the background's; the rest is the example's own
-    loss_weight   cell weights of the classes whose target comes from the background alone are multiplied by this: how
-                  much a pseudo-label counts in the loss beside a person's label. The second seed tried 1, 0.6 and 0.1
-                  (experiments 93, 133, 177), and described it without its code
+    source  whose clips; a batch without them raises ValueError as soon as the member draws
     """
 
     mixes = True
 
-    def __init__(self, p: float, source: str, weight_share: float, loss_weight: float) -> None:
+    def __init__(self, p: float, source: str) -> None:
         super().__init__(p)
-        check_range("weight_share", weight_share, weight_share, least=0.0, most=1.0)
-        check_range("loss_weight", loss_weight, loss_weight, least=0.0, most=1.0)
-        self.source, self.weight_share, self.loss_weight = source, weight_share, loss_weight
+        self.source = source
 
     @property
     def sources(self) -> frozenset[str]:
-        """The name of the source whose clips are mixed in."""
+        """The name of the source."""
         return frozenset({self.source})
+
+    @property
+    def source_shares(self) -> dict[str, float]:
+        """No more clips than are used."""
+        return {self.source: self.p}
+
+    def chosen(self, batch: Batch, generator: Generator) -> Tensor:
+        """Which examples are changed (B,), each with probability `p`, of those that have a clip."""
+        drawn, factor = torch.rand(len(batch), generator=generator), batch.sources[self.source].p_factor
+        return drawn < (self.p if factor is None else self.p * factor)
+
+
+class BackgroundMixing(FromSource):
+    """An augmentation that brings in clips of a source with their labels.
+
+    weight_share  how much of the mixed weight is the background's; the rest is the example's own
+    loss_weight   how much a pseudo-label counts in the loss beside a person's label: cell weights of classes that the
+                  background alone holds are multiplied by this, those that the example holds as surely as the
+                  background by 1, and in between by what lies between, as the example's target to the background's. The
+                  second seed tried 1, 0.6 and 0.1 (experiments 93, 133, 177), and described it without its code
+    """
+
+    def __init__(self, p: float, source: str, weight_share: float, loss_weight: float) -> None:
+        super().__init__(p, source)
+        check_range("weight_share", weight_share, weight_share, least=0.0, most=1.0)
+        check_range("loss_weight", loss_weight, loss_weight, least=0.0, most=1.0)
+        self.weight_share, self.loss_weight = weight_share, loss_weight
 
     def background(self, batch: Batch) -> Batch:
         """The source's clips, one for each example."""
         return batch.sources[self.source]
 
-    def labels(self, own: Labels, other: Labels, *, heard: Tensor, summed: bool = False) -> Labels:
-        """Labels over a background that is heard in some examples (B,); targets as they enter the mix."""
-        both = joined([own, other], heard=torch.stack([torch.ones_like(heard), heard]), summed=summed)
-        alone = heard[:, None] & (other.target > own.target)
+    def labels(self, own: Labels, other: Labels, *, heard: Tensor, own_target_weight: float = 1.0,
+               summed: bool = False) -> Labels:
+        """Labels over a background that is heard in some examples (B,), whose targets are as they enter the mix.
+
+        own_target_weight  the example's targets enter it times this; they vouch for a class as they are without
+        """
+        scaled = own.scaled(own_target_weight)
+        both = joined([scaled, other], heard=torch.stack([torch.ones_like(heard), heard]), summed=summed)
+        foreign = 1 - own.target / other.target.clamp_min(1e-8)  # below 0 where the example is the surer one
+        loss_weight = 1 - (1 - self.loss_weight) * foreign.clamp_min(0) * (heard[:, None] & (other.target > 0))
         share = self.weight_share * heard
-        return Labels(both.target, (1 - share) * own.weight + share * other.weight,
-                      torch.where(alone, self.loss_weight * both.cell_weight, both.cell_weight))
+        return Labels(both.target, (1 - share) * own.weight + share * other.weight, loss_weight * both.cell_weight)
 
 
 @AUGMENTATIONS.register("background")
@@ -104,6 +130,11 @@ class SoundscapeMix(BackgroundMixing):
         check_level(level)
         self.own_gain, self.level = own_gain, level
 
+    @property
+    def sets_level(self) -> bool:
+        """True unless `level` is "none"."""
+        return self.level != "none"
+
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """Nothing: the gains are fixed."""
         return {}
@@ -141,6 +172,11 @@ class AddedBackground(BackgroundMixing):
         self.min_gain, self.max_gain, self.level = min_gain, max_gain, level
         self.own_target_weight, self.target_weight = own_target_weight, target_weight
 
+    @property
+    def sets_level(self) -> bool:
+        """True unless `level` is "none"."""
+        return self.level != "none"
+
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """gain (B,) of the background."""
         return {"gain": uniform(len(batch), self.min_gain, self.max_gain, generator=generator)}
@@ -149,15 +185,15 @@ class AddedBackground(BackgroundMixing):
         """clip + gain * soundscape."""
         background = self.background(batch)
         gain = unit_gain(background.signal, self.level)
-        labels = self.labels(Labels.of(batch).scaled(self.own_target_weight),
-                             Labels.of(background).scaled(self.target_weight),
-                             heard=torch.ones_like(gain, dtype=torch.bool), summed=True)
+        labels = self.labels(Labels.of(batch), Labels.of(background).scaled(self.target_weight),
+                             heard=torch.ones_like(gain, dtype=torch.bool), own_target_weight=self.own_target_weight,
+                             summed=True)
         return labels.given_to(batch, _sum(batch, unit_gain(batch.signal, self.level), background,
                                            gain=drawn["gain"].to(gain) * gain))
 
 
 @AUGMENTATIONS.register("source_only")
-class SourceOnly(Augmentation):
+class SourceOnly(FromSource):
     """A clip of the source in the example's place, with its own labels: separate rows at the ratio `p`.
 
     Of noise only, at p = 0.05, so that silence is learnt, too; of labelled soundscapes at 2 / 64 (BirdCLEF 2026 first
@@ -167,16 +203,8 @@ class SourceOnly(Augmentation):
     source  whose clips, such as a folder of noise, whose targets are all 0
     """
 
-    mixes = True
-
     def __init__(self, p: float = 0.05, source: str = SOUNDSCAPES) -> None:
-        super().__init__(p)
-        self.source = source
-
-    @property
-    def sources(self) -> frozenset[str]:
-        """The name of the source whose clips replace examples."""
-        return frozenset({self.source})
+        super().__init__(p, source)
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """Nothing."""

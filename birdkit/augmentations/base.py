@@ -1,6 +1,7 @@
 """The contract of an augmentation: draw every random number first, then apply plain arithmetic."""
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -36,8 +37,19 @@ class Augmentation(nn.Module):
     @property
     def sources(self) -> frozenset[str]:
         """The names of the sources of `batch.sources` that this member, or one inside it, mixes in; most need none."""
-        inside = (module for module in self.modules() if isinstance(module, Augmentation) and module is not self)
-        return frozenset[str]().union(*(member.sources for member in inside))
+        return frozenset[str]().union(*(member.sources for member in self._inside()))
+
+    @property
+    def source_shares(self) -> dict[str, float]:
+        """The share of the examples, by source, for which a clip is needed at most. A member that looks at `p_factor`
+        (birdkit.batch) may ask for less than all; most do not."""
+        inside = [member for member in self._inside() if not member._inside()]
+        return joint_shares(inside) if inside else dict.fromkeys(self.sources, 1.0)
+
+    @property
+    def sets_level(self) -> bool:
+        """True where this member, or one inside it, brings waves to a level of its own; most keep what they have."""
+        return any(member.sets_level for member in self._inside())
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """Every random number that `transform` needs, on the CPU.
@@ -85,6 +97,9 @@ class Augmentation(nn.Module):
             return batch
         return self.apply(batch, **self.draw(batch, generator))
 
+    def _inside(self) -> list[Augmentation]:
+        return [module for module in self.modules() if isinstance(module, Augmentation) and module is not self]
+
     def _check_source(self, batch: Batch, name: str) -> None:
         if name not in batch.sources:
             raise ValueError(f"{type(self).__name__} needs clips of the source {name!r}; this batch has "
@@ -92,6 +107,34 @@ class Augmentation(nn.Module):
         theirs, own = tuple(batch.sources[name].signal.shape), tuple(batch.signal.shape)
         if theirs != own:
             raise ValueError(f"source {name!r} {theirs} and signal {own} differ in shape")
+
+
+def build_member(member: Mapping[str, Any], *, also: Collection[str] = (),
+                 more: Mapping[str, Any] | None = None) -> Augmentation:
+    """An augmentation inside another, from {"name": "gain", "options": {"max_db": 6.0}}; without options its defaults.
+
+    also  keys besides that whoever it is inside reads
+    more  options over those
+
+    Raises ValueError for anything else, KeyError for a name that is not registered.
+    """
+    known = ("name", "options", *also)
+    if not isinstance(member, Mapping) or "name" not in member or set(member) - set(known):
+        raise ValueError(f"{member!r} must be a dict with a name, and with nothing but {', '.join(known)}")
+    return AUGMENTATIONS.build(member["name"], **{**member.get("options", {}), **(more or {})})
+
+
+def joint_shares(members: Iterable[Augmentation]) -> dict[str, float]:
+    """The `source_shares` of several members together.
+
+    A source that several need is needed for all examples: clips that both may use, or neither, would tie their choices
+    of examples to each other.
+    """
+    found: dict[str, float] = {}
+    for member in members:
+        for name, share in member.source_shares.items():
+            found[name] = 1.0 if name in found else share
+    return found
 
 
 def with_examples(batch: Batch, rows: Tensor, part: Batch) -> Batch:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from birdkit.augmentations.base import AUGMENTATIONS
 from birdkit.augmentations.drawing import check_range, integer, uniform
 from birdkit.augmentations.filtering import Filter, frequencies_hz, multiply
-from birdkit.augmentations.level import SILENT, rms
+from birdkit.augmentations.level import SILENT
 from birdkit.batch import Batch
 
 # Different rooms in one batch.
@@ -20,7 +20,7 @@ ROOMS = 4
 class Echoing(Filter):
     """A filter with an echo: noise that dies away exponentially after the direct sound.
 
-    min_decay_s, max_decay_s  time in which the echo falls by 60 dB, uniform
+    min_decay_s, max_decay_s  time in which the echo falls by 60 dB, where it ends; uniform
     A batch draws at most 4 rooms; an example gets one of them, at a strength of its own.
     """
 
@@ -38,18 +38,27 @@ class Echoing(Filter):
 
     def echo(self, spectrum: Tensor, n_samples: int, strength: Tensor, **drawn: Any) -> None:
         """Multiply the spectrum in place by 1 + strength (B,) * (spectrum of the echo)."""
-        rooms = torch.fft.rfft(self.echoes(drawn["seed"], drawn["decays_s"], n_samples=n_samples)).to(spectrum.device)
+        rooms = torch.fft.rfft(self.echoes(drawn["seed"], drawn["decays_s"], device=spectrum.device), n=n_samples)
         # Row by row nothing is made that is as large as the batch.
         for row, room, share in zip(spectrum, drawn["which"].tolist(), strength.tolist(), strict=True):
             row.addcmul_(row, rooms[room], value=share)
 
-    def echoes(self, seed: int, decays_s: list[float], *, n_samples: int) -> Tensor:
-        """Echoes of unit energy on the CPU, (len(decays_s), n_samples), without the direct sound at time 0."""
-        noise = torch.randn(len(decays_s), n_samples, generator=Generator().manual_seed(seed))
-        time_s = torch.arange(n_samples) / self.sample_rate_hz
-        noise *= torch.exp(-math.log(1000) * time_s / torch.tensor(decays_s)[:, None])
-        noise[:, 0] = 0
-        return noise / (rms(noise) * n_samples**0.5).clamp_min(SILENT)[:, None]
+    def tail(self, **drawn: Any) -> int:
+        """The longest decay of the batch's rooms, in samples."""
+        return math.ceil(max(drawn["decays_s"]) * self.sample_rate_hz)
+
+    def echoes(self, seed: int, decays_s: list[float], *, device: torch.device) -> Tensor:
+        """Echoes of unit energy, (len(decays_s), samples of the longest), without the direct sound at time 0.
+
+        Only the random numbers are the CPU's, so that they are the same on every device.
+        """
+        n_samples = self.tail(decays_s=decays_s)
+        noise = torch.randn(len(decays_s), n_samples, generator=Generator().manual_seed(seed)).to(device)
+        time_s = torch.arange(n_samples, device=device) / self.sample_rate_hz
+        decay_s = torch.tensor(decays_s, device=device)[:, None]
+        # An echo ends where it has fallen by 60 dB: then no more silence is needed behind the clip.
+        echo = noise * torch.exp(-math.log(1000) * time_s / decay_s) * ((time_s > 0) & (time_s <= decay_s))
+        return echo / torch.linalg.vector_norm(echo, dim=1, keepdim=True).clamp_min(SILENT)
 
 
 @AUGMENTATIONS.register("reverb")

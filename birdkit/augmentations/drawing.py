@@ -1,6 +1,8 @@
 """Random numbers for augmentations, always from the CPU generator that is passed in."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Generator, Tensor
@@ -18,6 +20,12 @@ def check_range(what: str, low: float, high: float, *, least: float = -float("in
         raise ValueError(f"{what}: {low} to {high} is not a range")
     if not least <= low <= high <= most:
         raise ValueError(f"{what}: {low} to {high} is not within {least:g} to {most:g}")
+
+
+def check_counts(counts: Sequence[int]) -> None:
+    """Raise ValueError unless these are whole numbers >= 0, one at least."""
+    if not counts or any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError(f"counts = {counts} must be a list of whole numbers >= 0")
 
 
 def uniform(n: int, low: float, high: float, *, generator: Generator) -> Tensor:

@@ -1,6 +1,7 @@
 """Filters of the whole clip's spectrum. A chain of them costs one Fourier transform there and back.
 
-All filters are circular: the end of a clip rings on at its start, as a sound before the clip would.
+Filters without delay are circular: what rings beyond one end of a clip rings on at the other, a few samples long. Where
+one has an echo, which is long and comes after its sound alone, there is silence behind the clip for it to end in.
 """
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ import math
 from typing import Any, ClassVar
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Generator, Tensor
 
-from birdkit.augmentations.base import AUGMENTATIONS, Augmentation
+from birdkit.augmentations.base import AUGMENTATIONS, Augmentation, build_member
 from birdkit.augmentations.drawing import check_range, uniform
 from birdkit.batch import Batch
 
@@ -31,12 +33,17 @@ class Filter(Augmentation):
         """Multiply the spectrum (B, N // 2 + 1) in place by the response of the filter."""
         raise NotImplementedError
 
+    def tail(self, **drawn: Any) -> int:
+        """Samples for which a sound rings on after its end, 0 for none: so much silence is put behind the clip."""
+        return 0
+
     def transform(self, batch: Batch, **drawn: Any) -> Batch:
         """The waves, filtered."""
-        n_samples = batch.signal.shape[1]
-        spectrum = torch.fft.rfft(batch.signal)
-        self.change(spectrum, n_samples, **drawn)
-        return batch.replace(signal=torch.fft.irfft(spectrum, n=n_samples))
+        n_samples, tail = batch.signal.shape[1], self.tail(**drawn)
+        padded = next_fast_len(n_samples + tail, real=True) if tail else n_samples
+        spectrum = torch.fft.rfft(batch.signal, n=padded)
+        self.change(spectrum, padded, **drawn)
+        return batch.replace(signal=torch.fft.irfft(spectrum, n=padded)[:, :n_samples].contiguous())
 
 
 @AUGMENTATIONS.register("low_pass")
@@ -79,7 +86,7 @@ class FilterChain(Filter):
 
     def __init__(self, p: float = 1.0, members: list[dict[str, Any]] | None = None) -> None:
         super().__init__(p)
-        built = [AUGMENTATIONS.build(member["name"], **member["options"]) for member in members or []]
+        built = [build_member(member) for member in members or []]
         strange = [type(member).__name__ for member in built if not isinstance(member, Filter)]
         if strange or not built:
             raise ValueError(f"filter_chain needs members that are filters, not {', '.join(strange) or 'none'}")
@@ -100,6 +107,10 @@ class FilterChain(Filter):
         """Every filter's change, one after the other."""
         for member, its_own in zip(self._filters(), drawn["filters"], strict=True):
             member.change(spectrum, n_samples, **its_own)
+
+    def tail(self, **drawn: Any) -> int:
+        """The sum of all filters' tails: an echo may echo."""
+        return sum(member.tail(**its_own) for member, its_own in zip(self._filters(), drawn["filters"], strict=True))
 
     def _filters(self) -> list[Filter]:
         return [member for member in self.members if isinstance(member, Filter)]

@@ -28,6 +28,11 @@ class Mixing(Augmentation):
         check_level(level)
         self.level = level
 
+    @property
+    def sets_level(self) -> bool:
+        """True unless `level` is "none"."""
+        return self.level != "none"
+
     def partners(self, batch: Batch) -> Batch:
         """Where the partners come from: the batch itself."""
         return batch

@@ -7,8 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from birdkit.augmentations.base import AUGMENTATIONS, Augmentation, examples, with_examples
-from birdkit.augmentations.drawing import check_range, integer
+from birdkit.augmentations.base import AUGMENTATIONS, Augmentation, build_member, examples, with_examples
+from birdkit.augmentations.drawing import check_counts, check_range, integer
 from birdkit.batch import Batch
 from birdkit.config import Member
 
@@ -26,17 +26,20 @@ class Repeat(Augmentation):
     def __init__(self, p: float = 1.0, counts: Sequence[int] = (0, 1, 1, 2), *, member: dict[str, Any],
                  by_count: dict[str, dict[str, Any]] | None = None) -> None:
         super().__init__(p)
-        if not counts or min(counts) < 0:
-            raise ValueError(f"counts = {counts} must be a list of whole numbers >= 0")
+        check_counts(counts)
         strange = sorted(set(by_count or {}) - {str(count) for count in counts})
         if strange:
             raise ValueError(f"by_count has {', '.join(strange)}, which counts = {counts} never give")
         self.counts = list(counts)
-        self.members = nn.ModuleDict({
-            str(count): AUGMENTATIONS.build(member["name"], **member["options"] | (by_count or {}).get(str(count), {}))
-            for count in sorted(set(counts))})
+        self.members = nn.ModuleDict({str(count): build_member(member, more=(by_count or {}).get(str(count)))
+                                      for count in sorted(set(counts))})
         self.stages = self._member(self.counts[0]).stages
         self.mixes = self._member(self.counts[0]).mixes
+
+    @property
+    def source_shares(self) -> dict[str, float]:
+        """All: a clip that is there for two times or none would tie the times to each other."""
+        return dict.fromkeys(self.sources, 1.0)
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """count, and what the member draws for each time."""
@@ -68,7 +71,7 @@ class During(Augmentation):
         super().__init__(p)
         check_range("start and end", start, end, least=0.0, most=1.0)
         self.start, self.end = start, end
-        self.member: Augmentation = AUGMENTATIONS.build(member["name"], **member["options"])
+        self.member = build_member(member)
         self.stages, self.mixes = self.member.stages, self.member.mixes
 
     def chosen(self, batch: Batch, generator: Generator) -> Tensor:
@@ -100,11 +103,14 @@ class OneOf(Augmentation):
 
     def __init__(self, p: float = 1.0, *, members: Sequence[dict[str, Any]]) -> None:
         super().__init__(p)
+        built = [build_member(member, also=("share",)) for member in members]
+        unshared = [member["name"] for member in members if "share" not in member]
+        if unshared:
+            raise ValueError(f"members of one_of must be given a share each; {', '.join(unshared)} has none")
         self.shares = [float(member["share"]) for member in members]
         if not self.shares or min(self.shares) < 0 or sum(self.shares) > 1 + 1e-9:
             raise ValueError(f"shares = {self.shares} of one_of: each must be at least 0, and their sum at most 1; it "
                              f"is {sum(self.shares):g}")
-        built = [AUGMENTATIONS.build(member["name"], **member["options"]) for member in members]
         self.members = nn.ModuleList(built)
         self.mixes = any(member.mixes for member in built)
         self.stages = tuple(stage for stage in built[0].stages if all(stage in one.stages for one in built))

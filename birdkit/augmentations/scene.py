@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from birdkit.augmentations.background import BackgroundMixing
 from birdkit.augmentations.base import AUGMENTATIONS
-from birdkit.augmentations.drawing import check_range, uniform
+from birdkit.augmentations.drawing import check_counts, check_range, uniform
 from birdkit.augmentations.labels import Labels, joined
 from birdkit.augmentations.level import SILENT, rms
 from birdkit.batch import Batch
@@ -35,8 +35,7 @@ class Scene(BackgroundMixing):
                  max_snr_db: float = 16.0, weight_share: float = 0.0, loss_weight: float = 1.0,
                  source: str = SOUNDSCAPES) -> None:
         super().__init__(p, source, weight_share, loss_weight)
-        if not counts or min(counts) < 0:
-            raise ValueError(f"counts = {counts} must be a list of whole numbers >= 0")
+        check_counts(counts)
         check_range("snr_db", min_snr_db, max_snr_db)
         self.counts, self.most = list(counts), max(counts)
         self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db

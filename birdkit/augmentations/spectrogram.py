@@ -37,52 +37,56 @@ class Masking(Augmentation):
         return batch.replace(signal=torch.where(self.covered(signal, **drawn), value, signal))
 
 
-class _Stripes(Masking):
-    """One to `max_masks` stripes across one axis."""
+class Stripes(Masking):
+    """Stripes across one axis, alike in all channels.
 
-    def __init__(self, p: float, max_masks: int, max_share: float, fill: str) -> None:
+    max_masks  stripes of an example, `min_masks` to this
+    max_share  widest stripe as a share of the axis
+    parts      equal pieces of time that an example is made of, as ModelConfig.parts: each gets stripes of its own, and
+               its time is the axis of stretches of time
+    """
+
+    def __init__(self, p: float = 1.0, max_masks: int = 2, *, max_share: float = 0.1, min_masks: int = 1,
+                 parts: int = 1, fill: str = "mean") -> None:
         super().__init__(p, fill)
-        check_range("max_masks", 1, max_masks)
+        check_range("min_masks and max_masks", min_masks, max_masks, least=1)
         check_range("max_share", 0.0, max_share, most=1.0)
-        self.max_masks, self.max_share = max_masks, max_share
+        check_range("parts", parts, parts, least=1)
+        self.min_masks, self.max_masks, self.max_share, self.parts = min_masks, max_masks, max_share, parts
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
-        """width and place (B, max_masks), as shares of the axis; a mask that is not used has width 0."""
-        shape = (len(batch), self.max_masks)
-        width = self.max_share * torch.rand(shape, generator=generator) * _in_use(shape, generator)
+        """width and place (B, parts, max_masks), as shares of the axis; a mask that is not used has width 0."""
+        shape = (len(batch), self.parts, self.max_masks)
+        width = self.max_share * torch.rand(shape, generator=generator) * _in_use(shape, generator, self.min_masks)
         return {"width": width, "place": torch.rand(shape, generator=generator)}
+
+    def part_frames(self, signal: Tensor) -> int:
+        """Frames of a part. Raises ValueError where the parts are not of equal length."""
+        if signal.shape[-1] % self.parts:
+            raise ValueError(f"{signal.shape[-1]} frames cannot be cut into {self.parts} equal parts")
+        return signal.shape[-1] // self.parts
 
 
 @AUGMENTATIONS.register("time_mask")
-class TimeMask(_Stripes):
-    """Stretches of time covered, one half of SpecAugment (Park et al. 2019, arXiv:1904.08779).
-
-    max_masks  stretches per example, 1 to this
-    max_share  longest stretch as a share of the clip
-    """
-
-    def __init__(self, p: float = 1.0, max_masks: int = 2, *, max_share: float = 0.1, fill: str = "mean") -> None:
-        super().__init__(p, max_masks, max_share, fill)
+class TimeMask(Stripes):
+    """Stretches of time covered, one half of SpecAugment (Park et al. 2019, arXiv:1904.08779)."""
 
     def covered(self, signal: Tensor, **drawn: Any) -> Tensor:
         """True in the covered frames, (B, 1, 1, T)."""
-        return _spans(signal.shape[-1], drawn["width"], drawn["place"].to(signal.device)).any(1)[:, None, None, :]
+        spans = _spans(self.part_frames(signal), drawn["width"], drawn["place"].to(signal.device))
+        return spans.any(2).flatten(1)[:, None, None, :]
 
 
 @AUGMENTATIONS.register("frequency_mask")
-class FrequencyMask(_Stripes):
-    """Bands covered, the other half of SpecAugment.
-
-    max_masks  stripes per example, 1 to this
-    max_share  widest stripe as a share of the bands
-    """
-
-    def __init__(self, p: float = 1.0, max_masks: int = 2, *, max_share: float = 0.1, fill: str = "mean") -> None:
-        super().__init__(p, max_masks, max_share, fill)
+class FrequencyMask(Stripes):
+    """Bands covered, the other half of SpecAugment."""
 
     def covered(self, signal: Tensor, **drawn: Any) -> Tensor:
-        """True in the covered bands, (B, 1, F, 1)."""
-        return _spans(signal.shape[-2], drawn["width"], drawn["place"].to(signal.device)).any(1)[:, None, :, None]
+        """True in the covered bands, (B, 1, F, 1), or (B, 1, F, T) where there are parts."""
+        spans = _spans(signal.shape[-2], drawn["width"], drawn["place"].to(signal.device))
+        bands = spans.any(2).transpose(1, 2)[:, None]  # (B, 1, F, parts)
+        frames = self.part_frames(signal)
+        return bands if self.parts == 1 else bands.repeat_interleave(frames, 3)
 
 
 @AUGMENTATIONS.register("coarse_dropout")
@@ -118,14 +122,14 @@ class CoarseDropout(Masking):
         return (band[:, :, :, None] & time[:, :, None, :]).any(1)[:, None]
 
 
-def _in_use(shape: tuple[int, int], generator: Generator) -> Tensor:
-    """True for the first 1 to M of each example's M masks, (B, M)."""
-    count = torch.randint(1, shape[1] + 1, (shape[0], 1), generator=generator)
-    return torch.arange(shape[1]) < count
+def _in_use(shape: tuple[int, ...], generator: Generator, least: int = 1) -> Tensor:
+    """True for the first `least` to M of M masks, (..., M)."""
+    count = torch.randint(least, shape[-1] + 1, (*shape[:-1], 1), generator=generator)
+    return torch.arange(shape[-1]) < count
 
 
 def _spans(length: int, width: Tensor, place: Tensor) -> Tensor:
-    """Bool (B, M, length): spans of an axis, width (B, M) as shares of it, place from 0 (its start) to 1 (its end)."""
+    """Bool (..., length): spans of an axis, width (...) as shares of it, place from 0 (its start) to 1 (its end)."""
     cells = (width.to(place.device) * length).round()
     start = (place * (length - cells)).round()
     position = torch.arange(length, device=place.device)

@@ -41,6 +41,11 @@ class Sumix(Mixing):
             raise ValueError(f"renormalise = {renormalise!r}; it must be one of peak, none")
         self.min_gain, self.labels, self.renormalise = min_gain, labels, renormalise
 
+    @property
+    def sets_level(self) -> bool:
+        """True unless `level` and `renormalise` are "none"."""
+        return super().sets_level or self.renormalise != "none"
+
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
         """own (B,) and other (B,), the two gains; partner (B,)."""
         n = len(batch)

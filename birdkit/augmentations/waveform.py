@@ -149,16 +149,20 @@ class Noise(Augmentation):
     def transform(self, batch: Batch, **drawn: Any) -> Batch:
         """The waves with noise added at the drawn ratios."""
         signal = batch.signal
-        noises = self.noises(drawn["seed"], drawn["exponents"], n_samples=signal.shape[1]).to(signal)
+        noises = self.noises(drawn["seed"], drawn["exponents"], n_samples=signal.shape[1], device=signal.device)
         noise = _rolled(noises, drawn["shift"], drawn["which"])
         gain = snr_gain(signal, noise, drawn["snr_db"])
         return batch.replace(signal=noise.mul_(gain[:, None]).add_(signal))
 
-    def noises(self, seed: int, exponents: list[float], *, n_samples: int) -> Tensor:
-        """Noises of unit RMS on the CPU, (len(exponents), n_samples), with a seamless end."""
-        white = torch.randn(len(exponents), n_samples, generator=Generator().manual_seed(seed))
-        frequency = torch.fft.rfftfreq(n_samples, 1 / self.sample_rate_hz)
-        colour = (frequency.clamp_min(self.corner_hz) / self.corner_hz) ** (-torch.tensor(exponents)[:, None] / 2)
+    def noises(self, seed: int, exponents: list[float], *, n_samples: int, device: torch.device) -> Tensor:
+        """Noises of unit RMS, (len(exponents), n_samples), with a seamless end.
+
+        Only the random numbers are the CPU's, so that they are the same on every device.
+        """
+        white = torch.randn(len(exponents), n_samples, generator=Generator().manual_seed(seed)).to(device)
+        frequency = torch.fft.rfftfreq(n_samples, 1 / self.sample_rate_hz, device=device)
+        exponent = torch.tensor(exponents, device=device)[:, None]
+        colour = (frequency.clamp_min(self.corner_hz) / self.corner_hz) ** (-exponent / 2)
         colour[:, 0] = 0  # no constant offset
         noise = torch.fft.irfft(torch.fft.rfft(white) * colour, n=n_samples)
         return noise / rms(noise).clamp_min(SILENT)[:, None]

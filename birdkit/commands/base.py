@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,6 +32,19 @@ def add_changes(command: argparse.ArgumentParser) -> None:
     """The option that changes a recipe."""
     command.add_argument("--set", type=as_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
                          help="a change of the recipe, such as train__epochs=5; values are JSON")
+
+
+def as_round_changes(groups: Iterable[Sequence[str]]) -> dict[int, dict[str, Any]]:
+    """ [["2", "pseudo__power=1.8"]] as {2: {"pseudo__power": 1.8}}; ValueError for what is neither."""
+    changes: dict[int, dict[str, Any]] = {}
+    for number, *settings in groups:
+        if not number.isdecimal() or not settings:
+            raise ValueError(f"--set-round {' '.join([number, *settings])} is not a round and SETTING=VALUE")
+        try:
+            changes.setdefault(int(number), {}).update(map(as_change, settings))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--set-round {number}: {error}") from error
+    return changes
 
 
 def as_change(text: str) -> tuple[str, Any]:

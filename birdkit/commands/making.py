@@ -4,7 +4,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from birdkit.commands.base import Commands, add_changes, add_competition, add_year, quiet, say, shown
+from birdkit.commands.base import (
+    Commands,
+    add_changes,
+    add_competition,
+    add_year,
+    as_change,
+    as_round_changes,
+    quiet,
+    say,
+    shown,
+)
 from birdkit.pipeline import run
 
 
@@ -28,17 +38,22 @@ def add_making(commands: Commands) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N",
                          help="other models of the same kind, to see how much they differ (default: %(default)s)")
     add_changes(command)
+    command.add_argument("--set-later", type=as_change, nargs="+", action="extend", default=[], metavar="SETTING=VALUE",
+                         help="the same from round 1 on, for what only students have: model__drop_path=0.15")
+    command.add_argument("--set-round", nargs="+", action="append", default=[], metavar=("N", "SETTING=VALUE"),
+                         help="the same in one round, such as 2 pseudo__power=1.8; can be given again")
     command.add_argument("--ensemble", type=Path, metavar="FILE", help="submit these models, see birdkit.ensembles")
     add_year(command)
     command.set_defaults(command=_pipeline_command)
 
-    command = commands.add_parser("pack", help="write the recordings once, cut and resampled, to read them faster")
+    command = commands.add_parser("pack", help="write recordings once, cut and resampled, to read them faster")
     add_competition(command)
     command.add_argument("--recipe", default="small", help="whose sample rate (default: %(default)s)")
     command.add_argument("--format", default="flac", choices=("flac", "int16"), help="flac is smaller, int16 faster")
     command.add_argument("--seconds", type=float, metavar="N", help="of each recording at most (default: all)")
     command.add_argument("--part", default="first", choices=("first", "loudest"), help="which (default: %(default)s)")
     command.add_argument("--limit-gib", type=float, metavar="N", help="refuse to write more; Kaggle keeps 20 GB")
+    command.add_argument("--soundscapes", action="store_true", help="those that training mixes in, too, whole")
     command.add_argument("--estimate", action="store_true", help="only say how large it would be")
     command.set_defaults(command=_pack_command)
 
@@ -72,27 +87,42 @@ def _pipeline_command(options: argparse.Namespace) -> None:
     """Run the notebooks and say where the submission is."""
     path = run(options.competition_dir, options.work_dir, recipe=options.recipe, rounds=options.rounds,
                splits=options.splits, every_round=options.every_round, until_no_gain=options.until_no_gain,
-               seed=options.seed, changes=dict(options.set), ensemble=options.ensemble, year=options.year)
+               seed=options.seed, changes=dict(options.set), later=dict(options.set_later),
+               by_round=as_round_changes(options.set_round), ensemble=options.ensemble, year=options.year)
     say(f"submission: {path}")
 
 
 def _pack_command(options: argparse.Namespace) -> None:
-    """Write every recording once in a form that is fast to read again, or say how large that would be."""
+    """Write every recording once in a form that is fast to read again, or say how large that would be.
+
+    Raises ValueError for soundscapes of which only `seconds` were asked for: their windows lie anywhere in them.
+    """
     import pandas as pd
 
     from birdkit import kaggle, packing, recipes
 
     work = kaggle.Workspace(options.work_dir)
-    table = pd.read_parquet(work.recordings())
+    if options.soundscapes and options.seconds is not None:
+        raise ValueError(f"--seconds {options.seconds:g} would cut the soundscapes, too, whose windows lie anywhere in "
+                         "them: leave out --seconds, or --soundscapes")
+    tables = {"recordings": pd.read_parquet(work.recordings())}
+    if options.soundscapes:
+        tables["soundscapes"] = pd.read_parquet(work.soundscapes())
+        windows = work.labelled_soundscapes()
+        if windows is not None:
+            tables["labelled soundscapes"] = pd.read_parquet(windows).groupby("file", as_index=False).agg(
+                duration_s=("end_s", "max"))
     how = {"sample_rate_hz": recipes.get(options.recipe).config.frontend.sample_rate_hz, "seconds": options.seconds,
            "part": options.part}
-    size = packing.estimate(table, options.competition_dir, work.packed_dir(), **how)
-    say(f"{size.files} recordings: {size.flac / 2**30:.2f} GiB as flac, {size.int16 / 2**30:.2f} GiB as int16; "
-         f"{size.free / 2**30:.1f} GiB are free")
+    for name, part in tables.items():
+        size = packing.estimate(part, options.competition_dir, work.packed_dir(), **how)
+        say(f"{size.files} {name}: {size.flac / 2**30:.2f} GiB as flac, {size.int16 / 2**30:.2f} GiB as int16; "
+            f"{size.free / 2**30:.1f} GiB are free")
     if not options.estimate:
+        table = pd.concat([part[["file", "duration_s"]] for part in tables.values()], ignore_index=True)
         packed = packing.pack(table, options.competition_dir, work.packed_dir(), format=options.format,
                               limit_gib=options.limit_gib, **how)
-        say(f"packed: {len(packed)} recordings in {packed.folder}")
+        say(f"packed: {len(packed)} files in {packed.folder}")
 
 
 def _report_command(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ A run config is stored whole in every checkpoint. It is made by a recipe (`birdk
 from birdkit.config.base import Member
 from birdkit.config.distil import DistilConfig
 from birdkit.config.frontend import FrontEndConfig
-from birdkit.config.labelling import MEANS, OTHERS, LabelConfig
+from birdkit.config.labelling import ALL, MEANS, OTHERS, PEOPLE, SAME_SPLIT, LabelConfig
 from birdkit.config.model import OWN, ModelConfig
 from birdkit.config.pseudo import PseudoConfig
 from birdkit.config.run import POOLS, InferenceConfig, RunConfig, SplitConfig, TaskConfig, ValidationConfig
@@ -20,6 +20,7 @@ from birdkit.config.training import (
     TrainConfig,
 )
 
-__all__ = ["LABELLED", "MEANS", "OTHERS", "OWN", "POOLS", "PSEUDO", "SOUNDSCAPES", "AugmentConfig", "DataConfig",
-           "DistilConfig", "FrontEndConfig", "InferenceConfig", "LabelConfig", "Member", "ModelConfig", "PseudoConfig",
-           "RunConfig", "SourceConfig", "SplitConfig", "TaskConfig", "TrainConfig", "ValidationConfig"]
+__all__ = ["ALL", "LABELLED", "MEANS", "OTHERS", "OWN", "PEOPLE", "POOLS", "PSEUDO", "SAME_SPLIT", "SOUNDSCAPES",
+           "AugmentConfig", "DataConfig", "DistilConfig", "FrontEndConfig", "InferenceConfig", "LabelConfig", "Member",
+           "ModelConfig", "PseudoConfig", "RunConfig", "SourceConfig", "SplitConfig", "TaskConfig", "TrainConfig",
+           "ValidationConfig"]

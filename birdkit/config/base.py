@@ -1,6 +1,7 @@
 """What the parts of a run config share."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,23 @@ def in_unit(where: str, value: float) -> None:
     """Raise ValueError unless a setting lies in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{where} = {value} is not in [0, 1]")
+
+
+def at_least(where: str, value: float, least: float = 0) -> None:
+    """Raise ValueError unless a setting is `least` or more; NaN is not.
+
+    >>> at_least("train.workers", -1)
+    Traceback (most recent call last):
+    ValueError: train.workers = -1 must be at least 0
+    """
+    if not value >= least:
+        raise ValueError(f"{where} = {value} must be at least {least}")
+
+
+def above_zero(where: str, value: float) -> None:
+    """Raise ValueError unless a setting is a number above 0."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{where} = {value} must be a number above 0")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """How soundscapes that nobody has labelled become a table of pseudo-labels."""
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from birdkit.config.base import in_unit, one_of
 
-OTHERS = "others"
+ALL, SAME_SPLIT, OTHERS = "all", "same_split", "other_families"  # see LabelConfig.teachers
+PEOPLE = "people"  # see LabelConfig.out_of_fold
 MEANS = ("probabilities", "logits")  # of several models, see LabelConfig.mean
 
 
@@ -22,12 +24,18 @@ class LabelConfig:
                   several clips, and their segments are averaged
     mean          of several teachers: of "probabilities", or of "logits", in which a sure teacher outweighs several
                   that only suspect
-    families      "all": every student learns from all teachers. "others": each from those of other backbones alone, by
-                  a table without its own, pseudo_labels_r<round>_not_<backbone>.parquet: a network that learns from its
-                  own kind repeats its mistakes (BirdCLEF 2026 seventeenth place: it made three of four worse)
-    out_of_fold   "all": a file is labelled by teachers that learnt nothing of it. "people": that learnt no label of a
-                  person; what they know from pseudo-labels they may label again, as in every round of the BirdCLEF 2025
-                  first place. The second place labelled out of fold from its third round on
+    teachers      of each student. "same_split": those of its own split alone. Teachers of other splits were trained on
+                  the recordings that validate the student, and what it learns from them makes its score, and the gain
+                  of its round, too high. "all", as in the published entries: the mean of more teachers is better, but
+                  only the leaderboard can say what it brought. "other_families": those of other backbones alone, since
+                  a network that learns from its own kind repeats its mistakes (BirdCLEF 2026 seventeenth place: it made
+                  three of four worse). Who may not learn from all learns from a table of its own, see
+                  birdkit.pseudolabel.students
+    out_of_fold   "people": a file is labelled by teachers that learnt no label of a person from it; what they know from
+                  pseudo-labels they may label again, as in every round of the BirdCLEF 2025 first place. "all": by
+                  those that learnt nothing of it, as the second place did from its third round on. From round 2 on that
+                  leaves to each teacher the soundscapes of its own split, so all splits must be trained, and `teachers`
+                  be "all"
     batch_size    clips that go through a network at once: more of them keep a GPU busy
     precision     "f32" or "bf16"
     floor         probabilities below this are written as 0, in [0, 1] (BirdCLEF 2025 second place: 0.1); what training
@@ -49,8 +57,8 @@ class LabelConfig:
     stride_s: float | None = None
     clip_step_s: float | None = None
     mean: str = MEANS[0]
-    families: str = "all"
-    out_of_fold: str = "all"
+    teachers: str = SAME_SPLIT
+    out_of_fold: str = PEOPLE
     batch_size: int | None = None
     precision: str | None = None
     floor: float = 0.0
@@ -61,8 +69,8 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         one_of("labelling.mean", self.mean, MEANS)
-        one_of("labelling.families", self.families, ("all", OTHERS))
-        one_of("labelling.out_of_fold", self.out_of_fold, ("all", "people"))
+        one_of("labelling.teachers", self.teachers, (SAME_SPLIT, ALL, OTHERS))
+        one_of("labelling.out_of_fold", self.out_of_fold, (PEOPLE, ALL))
         if self.precision is not None:
             one_of("labelling.precision", self.precision, ("f32", "bf16"))
         in_unit("labelling.floor", self.floor)
@@ -73,3 +81,22 @@ class LabelConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"labelling.{name} = {value} must be above 0")
+
+    def check_splits(self, round: int, splits: Collection[int], n_splits: int) -> None:
+        """Raise ValueError where nobody may label some of the soundscapes for a round.
+
+        splits  whose students of the round before are the teachers; one of split -1 has learnt from all soundscapes
+        """
+        if self.out_of_fold != ALL or round < 2:
+            return
+        if self.teachers == SAME_SPLIT:
+            raise ValueError(f"labelling.out_of_fold = {ALL!r} leaves to a teacher of round {round} only the "
+                             f"soundscapes that validate its split; with labelling.teachers = {SAME_SPLIT!r} its "
+                             f"students learn from all but these. Set the one to {PEOPLE!r}, or the other to {ALL!r}")
+        missing = sorted(set(range(n_splits)) - set(splits))
+        if missing:
+            there, others = (", ".join(map(str, some)) for some in (sorted(splits), missing))
+            raise ValueError(f"labelling.out_of_fold = {ALL!r} needs teachers of all {n_splits} splits in round "
+                             f"{round}, but there are those of {n_splits - len(missing)} ({there}): all of them have "
+                             f"learnt from the soundscapes of the others ({others}), and nobody would label these. "
+                             f"Train all splits, or set labelling.out_of_fold = {PEOPLE!r}")

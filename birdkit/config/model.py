@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from birdkit.config.base import one_of
+from birdkit.config.base import at_least, in_unit, one_of
 
 OWN = "own"  # as a backbone: the network of the model's own paper
 
@@ -58,8 +58,10 @@ class ModelConfig:
         one_of("pooling", self.pooling, ("mean", "max", "gem", "mean_max"))
         one_of("neck", self.neck, ("linear", "none"))
         one_of("input_norm", self.input_norm, ("none", "band", "channel", "instance"))
-        if self.parts < 1:
-            raise ValueError(f"parts = {self.parts} must be at least 1")
+        in_unit("model.dropout", self.dropout)
+        in_unit("model.drop_path", self.drop_path)
+        at_least("model.hidden", self.hidden)
+        at_least("model.parts", self.parts, 1)
 
     @property
     def family(self) -> str:

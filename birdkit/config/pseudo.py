@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from birdkit.config.base import in_unit, one_of
+from birdkit.config.base import above_zero, in_unit, one_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class PseudoConfig:
     target          times this: with DataConfig.recording_target, the labels by source
     label_sum       where a clip's labels then sum to more, they are scaled down to this; 0 for no cap. .75: BirdCLEF
                     2026 first place, without which pseudo-labels harmed its pretrained models
+    weight          what a pseudo-labelled window counts in the loss, above 0, beside 1 of a recording: all of it where
+                    it takes an example's place, else as far as `weight_share` of what mixes it in says
 
     In training:
     relabel_every   epochs after which the model labels the soundscapes itself and goes on with those labels, through
@@ -73,6 +75,7 @@ class PseudoConfig:
     unsure_to: float = 0.0
     target: float = 1.0
     label_sum: float = 0.0
+    weight: float = 1.0
     sampler: str = "uniform"
     relabel_every: int = 0
 
@@ -83,6 +86,7 @@ class PseudoConfig:
             in_unit(f"pseudo.{name}", getattr(self, name))
         for name, value in self.thresholds.items():
             in_unit(f"pseudo.thresholds of {name}", value)
+        above_zero("pseudo.weight", self.weight)
         if self.hard is not None:
             in_unit("pseudo.hard", self.hard)
         if self.unsure_from > self.unsure_to:

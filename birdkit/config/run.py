@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from birdkit.config.base import Member, in_unit, one_of
+from birdkit.config.base import Member, at_least, in_unit, one_of
 from birdkit.config.distil import DistilConfig
 from birdkit.config.frontend import FrontEndConfig
 from birdkit.config.labelling import LabelConfig
@@ -15,6 +15,7 @@ from birdkit.decisions import check_decision
 from birdkit.postprocess import GATES, check_members
 from birdkit.profiles import Competition, profile
 
+VALIDATION_KINDS = ("recordings", "composed", "labelled", "composed_and_labelled")
 POOLS = ("segments", "clips")  # what makes a window's probability, see birdkit.output.probabilities
 
 
@@ -85,7 +86,10 @@ class ValidationConfig:
 
     kind           "recordings": held-out recordings, each one row, the maximum over its windows.
                    "composed": soundscapes composed from held-out recordings over backgrounds of the validating
-                   split, scored window by window, which is nearer to the test
+                   split, scored window by window, which is nearer to the test. "labelled": the soundscapes of that
+                   split that the host labelled (2021, 2026), in the windows of which something is known; nearest to
+                   the test, and the only kind that can score classes of which there is no recording.
+                   "composed_and_labelled": both together
     n_soundscapes  composed soundscapes
     """
 
@@ -93,7 +97,8 @@ class ValidationConfig:
     n_soundscapes: int = 20
 
     def __post_init__(self) -> None:
-        one_of("validation.kind", self.kind, ("recordings", "composed"))
+        one_of("validation.kind", self.kind, VALIDATION_KINDS)
+        at_least("validation.n_soundscapes", self.n_soundscapes, 1)
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         one_of("splitting.kind", self.kind, ("stratified", "site", "coverage"))
+        at_least("splitting.min_per_class", self.min_per_class)
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not -1 <= self.split < self.n_splits:
             raise ValueError(f"split = {self.split} is not one of -1 .. {self.n_splits - 1}")
+        at_least("round", self.round)
+        at_least("seed", self.seed)
 
     @property
     def competition(self) -> Competition:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from birdkit.config.base import Member, in_unit, one_of
+from birdkit.config.base import Member, above_zero, at_least, in_unit, one_of
 
 SOUNDSCAPES = "soundscapes"  # the source of clips that every run has
 LABELLED, PSEUDO = "labelled_soundscapes", "pseudo_labels"  # kinds of sources
@@ -33,6 +33,9 @@ class SourceConfig:
                     above .5
     label_sum       of labelled soundscapes: labels of a clip that sum to more are scaled down to this; 0 for no cap.
                     .5: BirdCLEF 2026 first place. Pseudo-labels have PseudoConfig.label_sum
+    weight          what an example of this source counts in the loss, above 0, times what it counts as it is (a
+                    recording by DataConfig, a pseudo-labelled window PseudoConfig.weight). Where augmentations mix it
+                    in, as far as their `weight_share` says; in an example's place, in full
     """
 
     name: str
@@ -42,6 +45,7 @@ class SourceConfig:
     most_per_class: int = 0
     match: float = 0.0
     label_sum: float = 0.0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("source.kind", self.kind, SOURCE_KINDS)
@@ -51,6 +55,7 @@ class SourceConfig:
             raise ValueError(f"source {self.name!r} is of kind {self.kind!r} and has the path {self.path!r}; "
                              f"a folder needs one, {' and '.join(SOURCE_KINDS[1:])} take none")
         in_unit(f"source {self.name!r}: match", self.match)
+        above_zero(f"source {self.name!r}: weight", self.weight)
         for setting, kinds in (("classes", ("recordings",)), ("most_per_class", ("recordings",)),
                                ("match", WINDOW_KINDS), ("label_sum", (LABELLED,))):
             value = getattr(self, setting)
@@ -67,8 +72,9 @@ class DataConfig:
     """What a training example is.
 
     crop               where a clip is taken from a longer recording: "random", "first", "last", "rms" (random,
-                       weighted by the energy of the clip) or "marked" (centred on the column centre_s of the recordings
-                       table, which people marked by hand; random where it is empty)
+                       weighted by the energy of the clip, for which each worker decodes a recording whole once, in
+                       every session) or "marked" (centred on the column centre_s of the recordings table, which
+                       people marked by hand; random where it is empty)
     short              what becomes of a recording shorter than the clip: "repeat" (cyclic, from a random phase),
                        "place" (at a random place between zeros), "start" (zeros after it, as the first seed)
     secondary          "label" gives secondary labels `secondary_target`; "mask" leaves them out of the loss (BirdCLEF
@@ -88,6 +94,7 @@ class DataConfig:
     labelled_soundscapes  True has the windows that the host labelled (2026) among the training examples, without which
                        classes that are heard only there cannot be learnt; a window counts for the rarest of its classes
                        in `balance`. BirdCLEF 2026 first place: two in each batch of 64
+    labelled_weight    what such an example counts in the loss, above 0; a recording that was rated 5 counts 1
     sources            further clips to mix in
     cache_gib          memory in which decoded audio is kept between epochs, per worker; 0 decodes every clip afresh
     """
@@ -107,6 +114,7 @@ class DataConfig:
     most_per_class: int = 0
     samples_per_epoch: int = 0
     labelled_soundscapes: bool = True
+    labelled_weight: float = 1.0
     sources: tuple[SourceConfig, ...] = ()
     cache_gib: float = 0.0
 
@@ -119,12 +127,15 @@ class DataConfig:
         for name in ("min_rating", "unrated_weight", "balance", "least_per_class", "most_per_class"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be >= 0")
+        at_least("data.samples_per_epoch", self.samples_per_epoch)
+        at_least("data.cache_gib", self.cache_gib)
         negative = [name for name, weight in self.collection_weights.items() if weight < 0]
         if negative:
             raise ValueError(f"collection_weights of {', '.join(negative)} must be >= 0")
         if self.most_per_class and self.least_per_class > self.most_per_class:
             raise ValueError(f"least_per_class = {self.least_per_class} is above most_per_class = "
                              f"{self.most_per_class}")
+        above_zero("labelled_weight", self.labelled_weight)
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"sources need names of their own, not {', '.join(names)}")
@@ -143,7 +154,9 @@ class TrainConfig:
     """The optimiser, its schedule, and when it stops.
 
     batch_size      examples in a step, of all processes together
-    optimiser       "adamw", "adam" or "radam"; weight decay is not applied to norms and biases
+    optimiser       "adamw", "adam" or "radam"
+    weight_decay    not of norms and biases. With "adamw" and "radam" weights shrink by lr * weight_decay in a step;
+                    with "adam" it is part of the gradient (L2), which hardly shrinks weights of large gradients
     schedule        "cosine": half a cosine from `peak_lr` to `final_lr` at the last step. "restarts": one in every
                     `restart_epochs`, each `restart_decay` times the one before (second seed: 8 and 0.5). Both after
                     `warmup_epochs` of a linear rise from `warmup_start` times the peak
@@ -152,9 +165,10 @@ class TrainConfig:
     swa_start       share of the run after which the weights of every epoch's end are averaged alike (stochastic weight
                     averaging, Izmailov et al. 2018, arXiv:1803.05407); 1 for never
     average         after the last epoch, the weights of that many validated epochs of this run are averaged, and the
-                    average is validated too; 0 for none
+                    average is validated too; 0 for none. At most `validations`
     average_of      which epochs: "best", those with the highest scores, or "last"
-    precision       "auto" takes what the device does in hardware: "bf16", else "fp16" on a GPU and "f32" on a CPU
+    precision       "auto" takes what the device does in hardware: "bf16", else "fp16" on a GPU, but "f32" for NFNets,
+                    and "f32" on a CPU
     compile         True compiles the network with torch.compile: slow to start, faster afterwards on a GPU
     validate_every  epochs, 0 only at the end
     save_every_s    seconds between saved states, from which a run that died goes on
@@ -195,10 +209,30 @@ class TrainConfig:
         one_of("average_of", self.average_of, ("best", "last"))
         in_unit("swa_start", self.swa_start)
         in_unit("warmup_start", self.warmup_start)
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs = {self.epochs} and batch_size = {self.batch_size} must be at least 1")
+        for name, least in (("epochs", 1), ("batch_size", 1), *((name, 0) for name in (
+                "weight_decay", "warmup_epochs", "clip_grad_norm", "average", "validate_every", "save_every_s",
+                "session_s", "workers", "threads"))):
+            at_least(f"train.{name}", getattr(self, name), least)
+        if not 0 <= self.final_lr <= self.peak_lr or not self.peak_lr > 0:
+            raise ValueError(f"train.peak_lr = {self.peak_lr}, final_lr = {self.final_lr}: the peak must be above 0, "
+                             "the final rate in [0, peak_lr]")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay = {self.ema_decay} is not in [0, 1): at 1 nothing would be learnt")
         if self.ema_decay and self.swa_start < 1:
             raise ValueError(f"ema_decay = {self.ema_decay} and swa_start = {self.swa_start} are two ways to average "
                              "the weights: choose one")
-        if self.schedule == "restarts" and self.restart_epochs <= 0:
-            raise ValueError(f"restart_epochs = {self.restart_epochs} must be above 0")
+        if not self.restart_epochs > 0 or not 0 < self.restart_decay <= 1:
+            raise ValueError(f"train.restart_epochs = {self.restart_epochs} must be above 0, and restart_decay = "
+                             f"{self.restart_decay} in (0, 1]")
+        if self.average > self.validations:
+            raise ValueError(f"train.average = {self.average} epochs, but with validate_every = {self.validate_every} "
+                             f"only {self.validations} of {self.epochs} are validated, and only those can be averaged")
+
+    @property
+    def validations(self) -> int:
+        """How many epochs are validated: every `validate_every`-th, and the last.
+
+        >>> TrainConfig(epochs=10, validate_every=4).validations, TrainConfig(epochs=10, validate_every=0).validations
+        (3, 1)
+        """
+        return -(-self.epochs // self.validate_every) if self.validate_every else 1

@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from birdkit.losses.base import LOSSES, CellLoss
-from birdkit.losses.per_class import PerClass
+from birdkit.losses.per_class import Numbers, PerClass
 
 SMALLEST = 1e-30  # below it a power's gradient is no number; the loss there is zero anyway
 
@@ -31,15 +30,14 @@ class ASL(CellLoss):
 
     That is harmless where probabilities are only ranked; it is not where they meet a fixed threshold.
 
-    gamma_pos  how fast an easy positive loses its weight, >= 0: one number, or one for each class in the order of the
-               target's columns
+    gamma_pos  how fast an easy positive loses its weight, >= 0: one number, or one for each class, such as
+               {"default": 0.0, "comcuc": 1.0} or a list in the order of the target's columns
     gamma_neg  the same of negatives
     clip       probability below which a negative is easy enough to be left alone, in [0, 1)
-    Raises ValueError for a number out of range, or where a list's length is not the number of classes.
+    Raises ValueError for a number out of range, and for gammas that do not fit the classes, see PerClass.
     """
 
-    def __init__(self, gamma_pos: float | Sequence[float] = 0.0, gamma_neg: float | Sequence[float] = 4.0,
-                 clip: float = 0.05) -> None:
+    def __init__(self, gamma_pos: Numbers = 0.0, gamma_neg: Numbers = 4.0, clip: float = 0.05) -> None:
         super().__init__()
         if not 0 <= clip < 1:
             raise ValueError(f"clip = {clip} must be in [0, 1)")

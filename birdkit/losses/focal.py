@@ -1,14 +1,12 @@
 """Focal binary cross-entropy: classes that are already right count less."""
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from birdkit.losses.base import LOSSES, CellLoss
-from birdkit.losses.per_class import PerClass
+from birdkit.losses.per_class import Numbers, PerClass
 
 
 @LOSSES.register("focal")
@@ -31,12 +29,13 @@ class Focal(CellLoss):
 
     That is harmless where probabilities are only ranked, as by ROC-AUC; it is not where they meet a fixed threshold.
 
-    alpha   weight of the positives, >= 0: one number, or one for each class in the order of the target's columns
+    alpha   weight of the positives, >= 0: one number, or one for each class, such as {"default": 0.25, "comcuc": 0.5}
+            or a list in the order of the target's columns
     gamma   how fast an easy class loses its weight, >= 0
-    Raises ValueError for a negative number, or where the length of `alpha` is not the number of classes.
+    Raises ValueError for a negative number, and for an `alpha` that does not fit the classes, see PerClass.
     """
 
-    def __init__(self, alpha: float | Sequence[float] = 0.25, gamma: float = 2.0) -> None:
+    def __init__(self, alpha: Numbers = 0.25, gamma: float = 2.0) -> None:
         super().__init__()
         if gamma < 0:
             raise ValueError(f"gamma = {gamma} must be >= 0")

@@ -6,6 +6,7 @@ What training makes of the probabilities (power, floor) is in its own config; ho
 """
 from birdkit.pseudolabel.guards import read_for_training
 from birdkit.pseudolabel.labelling import EnsembleTeachers, Labelled, label, label_files
+from birdkit.pseudolabel.students import table_for
 from birdkit.pseudolabel.table import (
     SURE,
     PseudoLabelError,
@@ -20,5 +21,5 @@ from birdkit.pseudolabel.table import (
 from birdkit.pseudolabel.trust import Change, Example, Trust, assess
 
 __all__ = ["SURE", "Change", "EnsembleTeachers", "Example", "Labelled", "PseudoLabelError", "TableWriter", "Trust",
-           "assess", "empty", "frontend_hash", "label", "label_files", "provenance", "read",
-           "read_for_training", "stream", "write_table"]
+           "assess", "empty", "frontend_hash", "label", "label_files", "provenance", "read", "read_for_training",
+           "stream", "table_for", "write_table"]

@@ -20,12 +20,11 @@ from tqdm import tqdm
 
 from birdkit import audio, checkpoint
 from birdkit.blending import needs_all_rows
-from birdkit.config import LabelConfig, Member
+from birdkit.config import PEOPLE, LabelConfig, Member
 from birdkit.ensembles import Prepared, load_ensemble
 from birdkit.filecache import FileCache
 from birdkit.inference import Ensemble, Heard, load_predictors
 from birdkit.kaggle import Workspace
-from birdkit.predictor import Predictor
 from birdkit.pseudolabel.agreement import Agreement
 from birdkit.pseudolabel.guards import (
     Teacher,
@@ -35,6 +34,7 @@ from birdkit.pseudolabel.guards import (
     refuse_repeated,
 )
 from birdkit.pseudolabel.parts import Part, Parts
+from birdkit.pseudolabel.students import beside, groups_of, may_teach
 from birdkit.pseudolabel.table import STEADY, SURE, PseudoLabelError, TableWriter, empty, frontend_hash, read
 from birdkit.repetition import TOLERANCE, spread_of_probabilities
 from birdkit.settings import to_dict
@@ -42,7 +42,8 @@ from birdkit.soundscapes import SoundscapeFile
 
 log = logging.getLogger(__name__)
 
-LATE = ("floor", "least_peak", "most_share", "share_from", "recordings")  # settings that change no probability
+# Settings that change no probability.
+LATE = ("floor", "least_peak", "most_share", "share_from", "recordings", "teachers")
 AHEAD = ("clip_step_s", "batch_size", "precision")  # settings of the teachers' own InferenceConfig
 
 
@@ -93,10 +94,12 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str] | En
     """Label files with teachers and write the table with its provenance. Memory does not grow with their number, but
     for some bytes a file.
 
-    A file is labelled by the mean of those teachers that were not trained on it. Files that cannot be read are left
-    out, logged, and listed with the reason in the provenance. Without teachers, which is how the first round begins,
-    and without files the table is empty. A run that was killed goes on with the next file; files that were labelled by
-    other teachers or with other settings are then labelled anew. The table is there whole or not at all.
+    A file is labelled by the mean of those teachers that were not trained on it. Where the config's `teachers` keeps
+    students from some of them, the tables of birdkit.pseudolabel.students are written beside, in the same pass.
+    Files that cannot be read are left out, logged, and listed with the reason in the provenance. Without teachers,
+    which is how the first round begins, and without files the table is empty. A run that was killed goes on with the
+    next file; files that were labelled by other teachers or with other settings are then labelled anew. A table is
+    there whole or not at all, and that of all teachers last.
 
     files           relative to `root`, as the training tables name them, since that is how a teacher knows them
     teachers        checkpoints of a round before `round`, or an ensemble's file, whose way of blending then holds
@@ -113,7 +116,8 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str] | En
 
     Raises PseudoLabelError where all windows of a soundscape, or a teacher's outputs for all clips of it, are equal
     though it does not sound the same all the time, a class takes too many labels, a teacher is of this or a later round
-    or knows a class that is none, or nothing is left to label.
+    or knows a class that is none, or nothing is left to label; ValueError where students of some group would have no
+    teacher, or none for a class.
     """
     config = config or LabelConfig()
     path = Path(path)
@@ -140,14 +144,14 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str] | En
                          round=round, backend=backend, progress=progress, mean=prepared.mean,
                          members=prepared.members)
     groups = _unseen(names, chosen, labeller.contents(names, contents or {}, path),
-                     by_people=config.out_of_fold == "people")
+                     by_people=config.out_of_fold == PEOPLE)
     seen_by_all = groups.pop((), [])
     if seen_by_all:
         what = f"{len(seen_by_all)} of {len(names)} soundscapes were seen in training by every teacher"
         if not leave_out_seen:
             raise PseudoLabelError(f"{what}: {', '.join(seen_by_all[:3])}")
         log.warning("%s; they are left out: %s", what, ", ".join(seen_by_all[:3]))
-    return labeller.run(path, names, groups, seen_by_all)
+    return labeller.run(path, names, groups)
 
 
 class _Labeller:
@@ -167,6 +171,15 @@ class _Labeller:
         self.round = round
         self.backend = backend
         self.progress = progress
+        self.tables = {"": tuple(range(len(teachers)))}
+        kinds = [(one.one.config.split, one.one.config.model.family) for one in teachers]
+        for group in groups_of(config.teachers, kinds):
+            own = tuple(index for index, kind in enumerate(kinds) if may_teach(group, *kind))
+            if not own:
+                raise ValueError(f"labelling.teachers = {config.teachers!r} needs teachers of two backbones at least, "
+                                 f"but all {len(kinds)} are {kinds[0][1]}")
+            self._ensemble(own)  # refuses classes that nobody knows
+            self.tables[group] = own
 
     def contents(self, names: Sequence[str], known: Mapping[str, str], table: Path) -> dict[str, str]:
         """What the files hold, "" where nobody asks or they cannot be read; what is found out is kept on disk."""
@@ -180,22 +193,24 @@ class _Labeller:
         found = store.get(self.root, todo, label="contents", workers=min(os.cpu_count() or 1, 4))
         return {**known, **found}
 
-    def run(self, path: Path, names: Sequence[str], groups: Mapping[tuple[int, ...], list[str]],
-            seen_by_all: Sequence[str]) -> Labelled:
-        """Label what is not labelled yet, then write the table."""
-        parts = Parts(path.with_name(f".{path.name}.parts"), self._identity(), len(self.classes))
+    def run(self, path: Path, names: Sequence[str], groups: Mapping[tuple[int, ...], list[str]]) -> Labelled:
+        """Label what is not labelled yet, then write the tables; what is in that of all teachers."""
+        parts = Parts(path.with_name(f".{path.name}.parts"), self._identity(), (len(self.tables), len(self.classes)))
         written = False
         try:
             if parts.discarded:
                 log.info("%d files were labelled by other teachers or settings: they are labelled anew",
                          parts.discarded)
             faults = self._label(parts, groups)
-            result = self._write(path, parts, names, groups, seen_by_all, faults)
+            for group in self.tables:
+                self._check(path, parts, group, names, groups, faults)
+            for group in reversed(self.tables):  # that of all teachers last: once it is there, all are
+                result = self._write(beside(path, group), parts, group, names, groups, faults)
             written = True
         finally:
             parts.close(remove=written)
         log.info("%s: %d windows of %d files, %d left out as seen, %d not readable", path, result.windows,
-                 result.files, len(seen_by_all), len(faults))
+                 result.files, len(result.left_out), len(faults))
         return result
 
     def _identity(self) -> str:
@@ -204,7 +219,7 @@ class _Labeller:
         says = [[own.share, sorted(own.speaks_for), to_dict(own.postprocess), to_dict(own.config.inference)]
                 for one in self.teachers for own in one.predictors]
         what = [settings, self.window_s, [one.one.hash for one in self.teachers], self.classes, self.backend,
-                str(self.root), checkpoint.versions(), says, self.mean, to_dict(self.members)]
+                str(self.root), checkpoint.versions(), says, self.mean, to_dict(self.members), list(self.tables)]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def _label(self, parts: Parts, groups: Mapping[tuple[int, ...], list[str]]) -> dict[str, str]:
@@ -217,23 +232,38 @@ class _Labeller:
             for members, group in groups.items():
                 todo = [name for name in group if name not in known]
                 before = len(faults)
-                predictors = [one for index in members for one in self.teachers[index].predictors]
-                with closing(self._hear(predictors, todo, faults, apart=len(members) > 1)) as heard:
+                own = [tuple(index for index in members if index in table) for table in self.tables.values()]
+                ensembles = {some: self._ensemble(some) for some in own if some}
+                with closing(self._hear(ensembles[members], todo, faults)) as heard:
                     for one in heard:
-                        refuse_repeated(one, predictors, self.root / one.name)
+                        refuse_repeated(one, ensembles[members].predictors, self.root / one.name)
+                        said = {some: self._of_some(one, members, some, ensemble)
+                                for some, ensemble in ensembles.items()}
+                        nothing = np.full_like(one.probabilities, np.nan)
                         sums = agreement.of(self._of_teachers(one.apart, members), members)
-                        parts.add(Part(one.name, one.probabilities, sums), stamps[one.name])
+                        parts.add(Part(one.name, np.stack([said.get(some, nothing) for some in own]), sums),
+                                  stamps[one.name])
                         bar.update()
                 bar.update(len(faults) - before)
         return faults
 
-    def _hear(self, predictors: Sequence[Predictor], names: Sequence[str], faults: dict[str, str], *,
-              apart: bool) -> Generator[Heard]:
-        """What the predictors of some teachers hear in files, one file after the other."""
-        ensemble = Ensemble(predictors, window_s=self.window_s, stride_s=self.stride_s, classes=self.classes,
-                            mean=self.mean, members=self.members)
+    def _ensemble(self, members: Sequence[int]) -> Ensemble:
+        """Some of the teachers as one."""
+        predictors = [one for index in members for one in self.teachers[index].predictors]
+        return Ensemble(predictors, window_s=self.window_s, stride_s=self.stride_s, classes=self.classes,
+                        mean=self.mean, members=self.members)
+
+    def _hear(self, ensemble: Ensemble, names: Sequence[str], faults: dict[str, str]) -> Generator[Heard]:
+        """What some of the teachers hear in files, one file after the other."""
         opened = ((name, lambda name=name: SoundscapeFile(self.root / name)) for name in names)  # type: ignore[misc]
-        yield from ensemble.stream(opened, len(names), faults=faults, apart=apart)
+        yield from ensemble.stream(opened, len(names), faults=faults, apart=len(ensemble.predictors) > 1)
+
+    def _of_some(self, heard: Heard, members: Sequence[int], some: Sequence[int], ensemble: Ensemble) -> np.ndarray:
+        """(W, K) of some of the `members` that were heard."""
+        if some == members:
+            return heard.probabilities
+        whose = np.repeat(members, [len(self.teachers[index].predictors) for index in members])
+        return ensemble.join(heard.name, heard.apart[np.isin(whose, some)])
 
     def _of_teachers(self, apart: np.ndarray, members: Sequence[int]) -> np.ndarray:
         """(P, W, K) of predictors -> (M, W, K) of teachers: the mean over the scales of each."""
@@ -242,41 +272,63 @@ class _Labeller:
         counts = [len(self.teachers[index].predictors) for index in members]
         return np.stack([scales.mean(0) for scales in np.split(apart, np.cumsum(counts)[:-1])])
 
-    def _write(self, path: Path, parts: Parts, names: Sequence[str], groups: Mapping[tuple[int, ...], list[str]],
-               seen_by_all: Sequence[str], faults: Mapping[str, str]) -> Labelled:
-        """Check the labels as a whole and write the table, in the order of the files."""
-        counts, agreement = np.zeros(len(self.classes), int), Agreement(len(self.teachers), len(self.classes))
-        found, steady = 0, list[str]()
-        asked = {name for group in groups.values() for name in group}
-        wanted = [name for name in names if name in asked and name not in faults]
-        tolerance = max(TOLERANCE[own.precision] for one in self.teachers for own in one.predictors)
+    def _check(self, path: Path, parts: Parts, group: str, names: Sequence[str],
+               groups: Mapping[tuple[int, ...], list[str]], faults: Mapping[str, str]) -> None:
+        """Refuse a table that would be full of one class, or empty; one of some students alone may be that."""
+        counts, number, found = np.zeros(len(self.classes), int), list(self.tables).index(group), 0
+        wanted, seen = self._wanted(group, names, groups, faults)
         for part in parts.of(wanted):
-            counts += (part.probabilities >= SURE).sum(0)
-            agreement.add(part.agreement)
+            counts += (part.probabilities[number] >= SURE).sum(0)
             found += 1
-            if spread_of_probabilities(_threshold(part.probabilities, self.config)[1]) <= tolerance:
-                steady.append(part.file)
         if not found:
-            raise PseudoLabelError(f"none of {len(names)} soundscapes could be labelled: {len(seen_by_all)} were seen "
-                                   f"by every teacher, {len(faults)} could not be read: {list(faults.items())[:3]}")
-        refuse_dominant(counts, self.classes, self.config, of=path)
+            what = (f"none of {len(names)} soundscapes could be labelled: {len(seen)} were seen by every teacher, "
+                    f"{len(faults)} could not be read: {list(faults.items())[:3]}")
+            if not group:
+                raise PseudoLabelError(what)
+            log.warning("students of %s have nothing to learn from: %s", group, what)
+        refuse_dominant(counts, self.classes, self.config, of=beside(path, group))
+
+    def _wanted(self, group: str, names: Sequence[str], groups: Mapping[tuple[int, ...], list[str]],
+                faults: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """The files that a table holds, and those that every teacher of its group has seen, in their order."""
+        own = set(self.tables[group])
+        asked = {name for members, files in groups.items() if own & set(members) for name in files}
+        return ([name for name in names if name in asked and name not in faults],
+                [name for name in names if name not in asked])
+
+    def _write(self, path: Path, parts: Parts, group: str, names: Sequence[str],
+               groups: Mapping[tuple[int, ...], list[str]], faults: Mapping[str, str]) -> Labelled:
+        """Write the table of a group of students, in the order of the files."""
+        own, number = self.tables[group], list(self.tables).index(group)
+        wanted, seen = self._wanted(group, names, groups, faults)
+        labelled_by: dict[tuple[int, ...], int] = {}
+        for members, files in groups.items():
+            some = tuple(own.index(index) for index in members if index in own)
+            labelled_by[some] = labelled_by.get(some, 0) + len(files)
+        agreement, steady = Agreement(len(self.teachers), len(self.classes)), list[str]()
+        tolerance = max(TOLERANCE[one.precision] for index in own for one in self.teachers[index].predictors)
+        for part in parts.of(wanted):
+            if not group:
+                agreement.add(part.agreement)
+            if spread_of_probabilities(_threshold(part.probabilities[number], self.config)[1]) <= tolerance:
+                steady.append(part.file)
         origin = {
-            "round": self.round, "window_s": self.window_s, "stride_s": self.stride_s,
+            "round": self.round, "window_s": self.window_s, "stride_s": self.stride_s, "students": group,
             "settings": to_dict(self.config), "backend": self.backend, "mean": self.mean,
             "thresholds": {"floor": self.config.floor, "least_peak": self.config.least_peak},
-            "teachers": [_describe(one) for one in self.teachers],
-            "labelled_by": [{"teachers": list(members), "files": len(group)} for members, group in groups.items()],
-            "agreement": agreement.to_dict(self.classes) if len(self.teachers) > 1 else None,
-            "seen_by_all_teachers": list(seen_by_all), "faults": dict(faults),
+            "teachers": [_describe(self.teachers[index]) for index in own],
+            "labelled_by": [{"teachers": list(some), "files": count} for some, count in labelled_by.items() if some],
+            "agreement": agreement.to_dict(self.classes) if len(self.teachers) > 1 and not group else None,
+            "seen_by_all_teachers": seen, "faults": dict(faults),
             STEADY: {"files": steady, "tolerance": tolerance}}
-        windows = files = 0
+        windows = n_files = 0
         with TableWriter(path, self.classes, origin) as writer:
             for part in parts.of(wanted):
-                kept, values = _threshold(part.probabilities, self.config)
+                kept, values = _threshold(part.probabilities[number], self.config)
                 start_s = kept * self.stride_s
                 writer.add(part.file, start_s, start_s + self.window_s, values)
-                windows, files = windows + len(values), files + bool(len(values))
-        return Labelled(path, windows, files, tuple(seen_by_all), faults)
+                windows, n_files = windows + len(values), n_files + bool(len(values))
+        return Labelled(path, windows, n_files, tuple(seen), faults)
 
 
 def _load(teachers: Sequence[Path | str] | EnsembleTeachers, config: LabelConfig, *, backend: str | None,
@@ -311,8 +363,8 @@ def _describe(teacher: Teacher) -> dict[str, Any]:
     """What a table remembers of a teacher."""
     one = teacher.one
     return {"file": Path(one.source).name, "hash": one.hash, "name": one.config.name, "split": one.config.split,
-            "round": one.config.round, "model": one.config.model.name, "frontend": frontend_hash(one.config.frontend),
-            "inference": to_dict(one.config.inference)}
+            "round": one.config.round, "model": one.config.model.name, "family": one.config.model.family,
+            "frontend": frontend_hash(one.config.frontend), "inference": to_dict(one.config.inference)}
 
 
 def _name(file: Path | str, root: Path | str | None) -> str:

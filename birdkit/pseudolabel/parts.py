@@ -13,7 +13,7 @@ import numpy as np
 class Part:
     """One labelled file.
 
-    probabilities  (W, K) float32, before any threshold
+    probabilities  (tables, W, K) float32, before any threshold; NaN in a table none of whose teachers heard it
     agreement      what `birdkit.pseudolabel.agreement` counted in it, empty for a single teacher
     """
 
@@ -28,13 +28,13 @@ class Parts:
     path      of the database; made where there is none
     identity  a hash of the teachers and of every setting that changes a probability: what was labelled under another
               one is thrown away, so that two settings never mix in one table
-    n_classes K
+    shape     tables and K
     """
 
-    def __init__(self, path: Path, identity: str, n_classes: int) -> None:
+    def __init__(self, path: Path, identity: str, shape: tuple[int, int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.n_classes = n_classes
+        self.shape = shape
         self._base = sqlite3.connect(path, isolation_level=None)  # every statement is committed by itself
         self._base.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing, a power cut perhaps a file
         self._base.execute("CREATE TABLE IF NOT EXISTS identity (hash TEXT)")
@@ -64,7 +64,8 @@ class Parts:
             row = self._base.execute("SELECT probabilities, agreement FROM parts WHERE file = ?", (file,)).fetchone()
             if row is not None:
                 probabilities, agreement = row
-                yield Part(file, np.frombuffer(probabilities, np.float32).reshape(-1, self.n_classes),
+                n_tables, n_classes = self.shape
+                yield Part(file, np.frombuffer(probabilities, np.float32).reshape(n_tables, -1, n_classes),
                            np.frombuffer(agreement, np.float64))
 
     def close(self, *, remove: bool) -> None:

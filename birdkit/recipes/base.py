@@ -1,12 +1,15 @@
 """What a recipe is."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from birdkit.config import Member, RunConfig
-from birdkit.settings import replace
+from birdkit.settings import replace, with_settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Recipe:
     later    changes to the config from round 1 on
     by_round changes of single rounds besides: the first for round 1, and so on, the last for all rounds after it, too.
              All changes are as for birdkit.settings.replace
+    unread   settings that the models of members, by their number, have none of, such as stochastic depth: a person's
+             change of the whole recipe passes these models by
     """
 
     config: RunConfig
@@ -30,6 +35,7 @@ class Recipe:
     members: tuple[Mapping[str, Any], ...] = ({},)
     later: Mapping[str, Any] = field(default_factory=dict)
     by_round: tuple[Mapping[str, Any], ...] = ()
+    unread: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def run(self, round: int, split: int, *, seed: int = 0) -> RunConfig:
         """The config of one run of notebook 03, before birdkit.recipes.for_competition.
@@ -49,6 +55,23 @@ class Recipe:
         # Splits are members of one ensemble: another seed makes them differ in more than their recordings.
         own = self.config.seed + 1000 * seed + 100 * round + max(split, 0)
         return replace(config, round=round, split=split, seed=own)
+
+
+    def changed(self, round: int, split: int, changes: Mapping[str, Any]) -> RunConfig:
+        """The config of one run with a person's changes, as for birdkit.settings.with_settings, whose errors it raises.
+
+        What the model of this split has none of is left out, and that is logged.
+
+        >>> recipe = Recipe(RunConfig(), splits=(0, 1), members=({}, {}), unread={1: ("model__drop_path",)})
+        >>> [recipe.changed(1, split, {"model__drop_path": 0.15}).model.drop_path for split in (0, 1)]
+        [0.15, 0.0]
+        """
+        config, unread = self.run(round, split), self.unread.get(max(split, 0) % len(self.members), ())
+        passed = [name for name in unread if name in changes]
+        if passed:
+            log.info("split %d: the model %s has no %s, which stays as it is", split, config.model.name,
+                     ", ".join(passed))
+        return with_settings(config, {name: value for name, value in changes.items() if name not in passed})
 
 
 def member(name: str, **options: Any) -> Member:

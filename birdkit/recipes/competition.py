@@ -129,8 +129,8 @@ def _members_without(members: Iterable[Member], source: str, dropped: list[str])
     for one in members:
         inner = one.options.get("members")
         if isinstance(inner, list):
-            left = [entry for entry in inner if _members_without([Member(entry["name"], entry["options"])], source,
-                                                                 dropped)]
+            left = [entry for entry in inner
+                    if _members_without([Member(entry["name"], entry.get("options", {}))], source, dropped)]
             if left:
                 kept.append(Member(one.name, {**one.options, "members": left}))
         elif source in build_augmentations((one,))[0].sources:

@@ -13,7 +13,8 @@ from birdkit.settings import replace
 def _like_small(name: str, model: ModelConfig, **changes: Any) -> Recipe:
     """`small` with another model: the same examples, mixing and number of steps, so that their scores compare."""
     base = small()
-    return dataclasses.replace(base, config=replace(base.config, name=name, model=model, **changes), members=({},))
+    return dataclasses.replace(base, config=replace(base.config, name=name, model=model, **changes), members=({},),
+                               unread={})
 
 
 def parts() -> Recipe:

@@ -123,11 +123,12 @@ class Bench:
         total = 2 * lead + steps
         config = replace(config, data__samples_per_epoch=total * config.train.batch_size, train__epochs=1)
         model = build_model(config.model, config.frontend, len(audit.classes))
-        trainer = Trainer(config, model, total_steps=1_000_000, per_epoch=1_000, device=device)
+        trainer = Trainer(config, model, total_steps=1_000_000, per_epoch=1_000, device=device, classes=audit.classes)
         store = AudioStore(generated.competition_dir, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib)
-        sources = choose_sources(config, trainer.sources, audit.classes, recordings=table, soundscapes=soundscapes,
+        shares = trainer.source_shares
+        sources = choose_sources(config, shares, audit.classes, recordings=table, soundscapes=soundscapes,
                                  pseudo_labels=None)
-        dataset = ClipDataset(table, audit.classes, config, store=store, sources=sources)
+        dataset = ClipDataset(table, audit.classes, config, store=store, sources=sources, shares=shares)
         return cls(config, trainer, dataset, table["label"].tolist(), steps, lead)
 
     def read(self, number: int) -> Generator[Batch]:
