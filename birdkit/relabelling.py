@@ -32,6 +32,9 @@ class Relabelling:
         self.given, self.trainer, self.files, self.root = material, trainer, files, root
         config = material.config
         self.every = config.pseudo.relabel_every if config.round > 0 else 0
+        if config.pseudo.relabel_every and not self.every:
+            log.warning("pseudo.relabel_every = %d does nothing in round 0: there are no pseudo-labels to renew",
+                        config.pseudo.relabel_every)
 
     def next_step(self) -> int:
         """The step after which labels are due again; 0 where that is not before the end."""

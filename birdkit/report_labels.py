@@ -172,11 +172,15 @@ def write_page(path: Path, trusts: Mapping[str, Trust], drawn: Mapping[str, Mapp
     parts = [f"<h1>Pseudo-labels for round {first.origin['round']}</h1>", paragraph(origin_of(origin)),
              _teachers(first)]
     for name, trust in trusts.items():
+        labelled_by = trust.origin.get("labelled_by", ())
         parts += [f"<h2>Labels of the {html.escape(name)}</h2>", _figures(trust)]
         for title, picture in drawn[name].items():
             parts += [f"<h3>{html.escape(title)}</h3>", image_tag(picture)]
         if len(trust.origin["teachers"]) == 1:
             parts.append(paragraph("A single teacher: nobody can say whether another would agree."))
+        elif labelled_by and all(len(one["teachers"]) < 2 for one in labelled_by):
+            parts.append(paragraph("No file was labelled by two teachers, since each may label only what it has not "
+                                   "learnt from: nobody can say whether they agree."))
     return write_html(path, f"pseudo-labels, round {first.origin['round']}", parts)
 
 

@@ -59,6 +59,7 @@ def test_the_page_says_what_there_is_to_know(places: tuple[Path, Path]) -> None:
         done = label_round(LabelRun(competition, work, "tiny", round, device="cpu"), progress=False)
     page = done.page.read_text(encoding="utf-8")
     assert done.page == work / "pseudo_labels_r2.html" and done.recording_labels is None
+    assert "No file was labelled by two teachers" not in page
     assert "Generated audio" in page and "Pseudo-labels for round 2" in page and "files with a label" in page
     for title in ("How sure the teachers are", "What they hear", "The surest windows", "windows of a file differ",
                   "How far the teachers agree", "What has changed since the last round"):
@@ -109,6 +110,7 @@ def test_a_copy_of_a_recording_among_ones_own_audio_is_known(places: tuple[Path,
         (tmp_path / f"{split}.ogg").write_bytes((competition / file).read_bytes())
     done = label_round(LabelRun(competition, work, "tiny", 1, root=tmp_path, device="cpu"), progress=False)
     assert provenance(done.table)["labelled_by"] == [{"teachers": [0], "files": 1}, {"teachers": [1], "files": 1}]
+    assert "No file was labelled by two teachers" in done.page.read_text(encoding="utf-8")
 
 
 def test_round_0_has_no_teachers_and_says_so(places: tuple[Path, Path]) -> None:

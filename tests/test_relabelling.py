@@ -72,10 +72,12 @@ def test_its_labels_pass_the_guards_of_a_round(tables: dict[str, pd.DataFrame], 
         run(deaf, tables.pop("table"), tmp_path, "deaf", **tables)
 
 
-def test_round_0_has_no_labels_to_renew(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+def test_round_0_has_no_labels_to_renew(tables: dict[str, pd.DataFrame], tmp_path: Path,
+                                        caplog: pytest.LogCaptureFixture) -> None:
     """The same recipe runs in every round."""
     table = tables.pop("table")
     plain = replace(config(round=0), augment__wave=())
     assert run(plain, table, tmp_path, "supervised").finished
+    assert "relabel_every = 2 does nothing in round 0" in caplog.text
     assert not list((tmp_path / "supervised").glob("relabel*"))
     assert "s1.wav" not in checkpoint.load(tmp_path / "supervised" / "last.safetensors").seen

@@ -52,11 +52,12 @@ class PseudoConfig:
 
     In training:
     relabel_every   epochs after which the model labels the soundscapes itself and goes on with those labels, through
-                    the same guards as a round's; 0 for never. The second seed tried it and gave it up
+                    the same guards as a round's; 0 for never, as in round 0. The second seed tried it and gave it up
 
     How often:
     sampler         which windows are mixed in: "uniform", or "sum", files in proportion to the sum over classes of the
-                    largest label in them (2025 first place)
+                    largest label in them, as the settings above have made it; the 2025 first place wrote of the largest
+                    probability, which is the same where none of them changes it, as in its first round
     """
 
     least_peak: float = 0.0
