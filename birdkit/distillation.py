@@ -46,7 +46,10 @@ def choose_teacher(config: RunConfig, classes: Sequence[str], files: Collection[
 
 
 def refuse_unheard(config: RunConfig) -> float:
-    """The share of examples, about, of which the teacher can say something, in (0, 1]; ValueError where there is none.
+    """The share of examples, about, of which the teacher can say something, in [0, 1].
+
+    Raises ValueError where it is 0. From round 1 on that is a warning: some recipes mix a soundscape into every example
+    then, and learn what the teacher said in round 0 from the labels of that round's models.
 
     A table knows the recordings alone; a network hears the wave behind the `wave` members. Whatever mixes animals in
     after that gives the student a sound of which the teacher has said nothing, since the embedding of a mix is no mix
@@ -61,10 +64,14 @@ def refuse_unheard(config: RunConfig) -> float:
         left *= 1 - share
         mixing += [member.name] if share else []
     if left <= 1e-9:
+        left = 0.0
         heard = "waves, before spectrograms are mixed" if config.distil.is_network else "the recordings alone"
-        raise ValueError(f"the teacher {config.distil.teacher} hears {heard}, but {', '.join(mixing)} would mix "
-                         "animals that it has not heard into every example: take them out, or lower their p"
-                         + ("" if config.distil.is_network else ", or give an ONNX network, which hears the mix"))
+        what = (f"the teacher {config.distil.teacher} hears {heard}, but {', '.join(mixing)} would mix animals that it "
+                "has not heard into every example: take them out, or lower their p"
+                + ("" if config.distil.is_network else ", or give an ONNX network, which hears the mix"))
+        if not config.round:
+            raise ValueError(what)
+        log.warning("%s. Round %d learns from labels alone", what, config.round)
     return left
 
 
