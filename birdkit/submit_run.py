@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import html
 import logging
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -89,23 +91,25 @@ class Submitted:
 def submit(run: SubmitRun) -> Submitted:
     """Predict the test soundscapes and write the submission.
 
-    A complete valid file is there before any model is loaded: in every row each class's share of the recordings. While
-    predicting it is replaced every `every_s` seconds with what is known by then, each time whole or not at all, so a
-    run that is killed leaves the best so far.
+    A complete valid file is there before any model is loaded: in every row each class's share of the recordings, or, if
+    even that cannot be made, the host's sample submission. While predicting it is replaced every `every_s` seconds with
+    what is known by then, each time whole or not at all, so a run that is killed leaves the best so far.
 
     Without test files this is a rehearsal on training soundscapes; in the scored rerun that raises
     birdkit.kaggle.MissingInputError. So do a round without checkpoints and an ensemble's members that are nowhere;
     SubmissionError where what was written is not what the host asks for. Where time is over before the first file, or
     no file can be read, the prior stands, and that is logged as an error.
     """
+    work = kaggle.Workspace(run.work_dir)
+    _copy_sample(run, work)
     competition = profiles.recognise(run.competition_dir, year=run.year)
     deadline = kaggle.Deadline(competition.time_limit_s * run.time_share)
-    writer = _Writer(run, competition, kaggle.Workspace(run.work_dir))
+    writer = _Writer(run, competition, work)
     writer.write_prior()
-    models, gates = _load_models(run, writer.work)
+    models, gates = _load_models(run, work)
     writer.decision = ensemble_decision(models.predictors)
     predictions = inference.predict(
-        writer.files, models.predictors, window_s=competition.window_s, classes=writer.classes, mean=models.mean,
+        writer.asked.files, models.predictors, window_s=competition.window_s, classes=writer.classes, mean=models.mean,
         members=models.members, gates=gates, gate=run.gate, deadline=deadline, interim=writer.write,
         every_s=run.every_s)
     nothing = predictions.table.empty
@@ -116,23 +120,32 @@ def submit(run: SubmitRun) -> Submitted:
     return Submitted(written, writer.odd(predictions), predictions.dropped, predictions.table, deadline)
 
 
+def _copy_sample(run: SubmitRun, work: kaggle.Workspace) -> None:
+    """Lay the host's sample submission down as the file, whole or not at all: valid in whatever goes wrong later."""
+    sample, path = Path(run.competition_dir) / profiles.SAMPLE, work.path(run.name)
+    if sample.is_file():
+        part = path.with_name(f".{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sample, part)
+        os.replace(part, path)
+
+
 class _Writer:
     """One submission's file, written again and again."""
 
     def __init__(self, run: SubmitRun, competition: Competition, work: kaggle.Workspace) -> None:
         self.competition_dir = run.competition_dir
         self.competition = competition
-        self.work = work
         self.path = work.path(run.name)
-        self.files, _ = kaggle.find_test_audio(run.competition_dir)
+        self.asked = submission.ask(run.competition_dir, competition)
         self.classes = profiles.read_classes(run.competition_dir, competition)
         self.decision: Member = InferenceConfig().decision
 
     def write_prior(self) -> SubmissionReport:
         """What can be said before anything is heard."""
-        windows = self.competition.windows
-        table = pd.DataFrame({"file": np.repeat([str(path) for path in self.files], windows)})
-        table["end_s"] = (np.tile(np.arange(windows), len(self.files)) + 1.0) * self.competition.window_s
+        windows, files = self.competition.windows, self.asked.files
+        table = pd.DataFrame({"file": np.repeat([str(path) for path in files], windows)})
+        table["end_s"] = (np.tile(np.arange(windows), len(files)) + 1.0) * self.competition.window_s
         table["start_s"] = table["end_s"] - self.competition.window_s
         prior = pd.DataFrame([self._prior()] * len(table), columns=list(self.classes))
         return self._write(pd.concat([table, prior], axis=1), {})
@@ -155,6 +168,7 @@ class _Writer:
                                                   f"{self.competition.soundscape_s:.0f} s")
             found.setdefault(name, []).extend(predictions.notes.get(name, ()))
         rows = [(PurePosixPath(name).name, "; ".join(what)) for name, what in found.items() if what]
+        rows += [(name, f"not predicted: {why}") for name, why in self.asked.odd.items()]
         return pd.DataFrame(sorted(rows + self._unknown()), columns=["file", "what"], dtype=object)
 
     def _unknown(self) -> list[tuple[str, str]]:
@@ -176,7 +190,7 @@ class _Writer:
     def _write(self, table: pd.DataFrame, reasons: Mapping[str, str]) -> SubmissionReport:
         faults = pd.DataFrame({"file": list(reasons), "reason": list(reasons.values())}, dtype=object)
         return submission.write(table, faults, competition=self.competition, competition_dir=self.competition_dir,
-                                path=self.path, decision=self.decision)
+                                path=self.path, decision=self.decision, asked=self.asked)
 
 
 def _load_models(run: SubmitRun, work: kaggle.Workspace) -> tuple[ensembles.Prepared, Sequence[inference.Predictor]]:

@@ -172,11 +172,34 @@ def test_predictions_that_cannot_be_right_are_refused(write: Write, tmp_path: Pa
     assert not (tmp_path / "submission.csv").exists()
 
 
-def test_two_test_files_of_one_name_are_refused(folder: Path, year: Competition) -> None:
-    """s1.ogg and s1.wav would share their rows."""
-    (folder / "test_soundscapes" / "s1.wav").touch()
-    with pytest.raises(SubmissionError, match="two test files have one name: s1"):
-        submission.expected_rows(folder, year)
+def test_of_two_test_files_of_one_name_the_competitions_own_counts(write: Write, folder: Path, year: Competition,
+                                                                   ) -> None:
+    """s1.ogg and s1.wav would share their rows: to refuse the folder would cost the day's entry for a stray file."""
+    for name in ("s1.wav", "s1.FLAC", "a2.wav", "a2.flac"):
+        (folder / "test_soundscapes" / name).touch()
+    asked = submission.ask(folder, year)
+    assert [path.name for path in asked.files] == ["a2.flac", "s1.ogg", "s2.ogg"]
+    assert asked.odd == {"s1.wav": "another test file has this name: s1.ogg",
+                         "s1.FLAC": "another test file has this name: s1.ogg",
+                         "a2.wav": "another test file has this name: a2.flac"}
+    assert list(asked.rows) == [*(f"a2_{end_s}" for end_s in range(5, 65, 5)), *ROWS]
+    submission.validate(write(predicted("s1", "s2")).path, folder)
+
+
+def test_a_stray_file_does_not_cost_the_samples_rows(folder: Path, year: Competition) -> None:
+    """Where the sample holds every row of all files but one, the host wants those rows and no more; where it holds
+    three of a file's twelve it is a stub, and says nothing."""
+    (folder / "test_soundscapes" / "copy.ogg").touch()
+    sample(folder, ROWS[::-1])
+    asked = submission.ask(folder, year)
+    assert list(asked.rows) == ROWS[::-1] and [path.name for path in asked.files] == ["s1.ogg", "s2.ogg"]
+    assert asked.odd == {"copy.ogg": "sample_submission.csv has no row of it"}
+    sample(folder, [*ROWS[:12], *ROWS[12:15]])
+    assert len(submission.expected_rows(folder, year)) == 36
+    sample(folder, ROWS)
+    for name in ("copy2.ogg", "copy3.ogg"):  # as many that it does not know as it knows: which is stray?
+        (folder / "test_soundscapes" / name).touch()
+    assert len(submission.expected_rows(folder, year)) == 60
 
 
 @pytest.mark.parametrize(("damage", "message"), [

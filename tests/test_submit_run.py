@@ -72,6 +72,15 @@ def test_it_is_there_before_the_first_model(run: SubmitRun, monkeypatch: pytest.
     assert len(rows(path)) == 96
 
 
+def test_where_not_even_a_prior_can_be_made_the_sample_is_there(run: SubmitRun) -> None:
+    """A run that breaks before its first line of predictions must not leave the host without a file either."""
+    path, sample = Path(run.work_dir) / "submission.csv", Path(run.competition_dir) / "sample_submission.csv"
+    sample.write_text(sample.read_text() + "stub_5,0.5,0.5,0.5\n")
+    with pytest.raises(SubmissionError, match="1 row ids appear twice"):
+        submit(run)
+    assert path.read_bytes() == sample.read_bytes()
+
+
 def test_what_is_written_is_what_was_predicted(run: SubmitRun) -> None:
     """The last writing holds every prediction, and what could not be predicted is filled and said."""
     done = submit(run)
@@ -148,11 +157,18 @@ def odd_files(folder: Path) -> dict[str, str]:
     sf.write(tests / "nan.wav", np.where(np.arange(len(wave)) == 7, np.nan, wave), RATE, subtype="FLOAT")
     (tests / "text.ogg").write_text("not audio")
     (tests / "empty.ogg").touch()
-    (tests / "cut.wav").write_bytes((tests / "whole.wav").read_bytes()[:400_000])
+    for name in ("cut.wav", "short.wav"):
+        (tests / name).write_bytes((tests / "whole.wav").read_bytes()[:400_000])
+    sf.write(tests / "stereo.ogg", np.stack([wave, wave], 1), RATE)
+    (tests / "cut.flac").write_bytes(b"fLaC" + bytes(4000))
+    (tests / "cut.ogg").write_bytes((tests / "stereo.ogg").read_bytes()[:40_000])
     (tests / "notes.m4a").write_bytes(b"\x00\x00\x00\x20ftypM4A ")
-    return {"stereo.wav": "2 channels", "slow.wav": "8000 Hz", "silent.wav": "silence", "long.wav": "120.0 s long",
+    return {"stereo.ogg": "2 channels", "stereo.wav": "another test file has this name: stereo.ogg",
+            "slow.wav": "8000 Hz", "silent.wav": "silence", "long.wav": "120.0 s long",
             "blink.wav": "not predicted", "nan.wav": "NaN", "text.ogg": "text", "empty.ogg": "empty",
-            "cut.wav": "6.2 s long", "notes.m4a": "does not end in"}
+            "cut.ogg": "s long instead of", "cut.wav": "another test file has this name: cut.ogg",
+            "cut.flac": "another test file has this name: cut.ogg", "short.wav": "6.2 s long",
+            "notes.m4a": "does not end in"}
 
 
 def test_every_odd_file_is_named_and_has_its_rows(run: SubmitRun) -> None:

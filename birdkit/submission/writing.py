@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from birdkit import kaggle
 from birdkit.decisions import NamedOptions, decide
 from birdkit.profiles import PROBABILITIES, ROW_ID, TRUE_FALSE, Competition, read_classes, read_scored, some_of
-from birdkit.submission.checking import expected_rows, refuse_values
+from birdkit.submission.asking import Asked, ask
+from birdkit.submission.checking import refuse_values
 from birdkit.submission.forms import (
     SubmissionError,
     lay_out,
@@ -55,7 +55,7 @@ class SubmissionReport:
 
 
 def write(predictions: pd.DataFrame, faults: pd.DataFrame, *, competition: Competition, competition_dir: str | Path,
-          path: str | Path, decision: NamedOptions | None = None) -> SubmissionReport:
+          path: str | Path, decision: NamedOptions | None = None, asked: Asked | None = None) -> SubmissionReport:
     """Write the submission: all expected rows in the year's form, columns matched by name.
 
     Rows that were not predicted, because their file cannot be read or time ran out, get each class's mean over the
@@ -68,6 +68,7 @@ def write(predictions: pd.DataFrame, faults: pd.DataFrame, *, competition: Compe
     faults       DataFrame[file, reason] of the files that could not be predicted
     decision     what makes decisions of probabilities, needed where the year's form is of those (2021, 2022), such as
                  InferenceConfig.decision
+    asked        what `ask` says, by who writes again and again; None to ask
 
     Raises SubmissionError on columns that are missing, unknown or doubled, windows predicted twice, probabilities that
     are NaN or outside [0, 1], and a missing decision.
@@ -77,15 +78,16 @@ def write(predictions: pd.DataFrame, faults: pd.DataFrame, *, competition: Compe
         raise SubmissionError(f"a submission of {competition.year} holds {form}: write() needs to be told the decision "
                               "that makes them of probabilities")
     table = _by_window(predictions, competition, competition_dir)
-    rows = expected_rows(competition_dir, competition)
+    asked = asked or ask(competition_dir, competition)
+    rows = list(asked.rows)
     windows = windows_of(rows, form)
     if form == PROBABILITIES:
         neutral = table.mean() if len(table) else pd.Series(1 / len(table.columns), index=table.columns)
         whole, labels = table.reindex(windows).fillna(neutral), None
     else:
-        asked = table.loc[[window for window in windows if window in table.index]]
-        heard = decide(asked.to_numpy(), list(table.columns), decision) if decision else asked.to_numpy()
-        whole = pd.DataFrame(heard, asked.index, table.columns).reindex(windows, fill_value=False).astype(float)
+        known = table.loc[[window for window in windows if window in table.index]]
+        heard = decide(known.to_numpy(), list(table.columns), decision) if decision else known.to_numpy()
+        whole = pd.DataFrame(heard, known.index, table.columns).reindex(windows, fill_value=False).astype(float)
         labels = float(whole.sum(axis=1).mean()) if len(whole) else 0.0
     filled = _filled([row for row in windows if row not in table.index], faults, len(rows) // max(len(windows), 1),
                      competition)
@@ -95,7 +97,7 @@ def write(predictions: pd.DataFrame, faults: pd.DataFrame, *, competition: Compe
     lay_out(whole, rows, form).to_csv(part, index_label=ROW_ID)
     os.replace(part, path)
     report = SubmissionReport(path, len(rows), filled, left_out=len(table.index.difference(windows)),
-                              rehearsal=kaggle.find_test_audio(competition_dir)[1], guessed=competition.guessed,
+                              rehearsal=asked.rehearsal, guessed=competition.guessed,
                               labels=labels)
     LOG.log(logging.WARNING if len(filled) else logging.INFO, "%s", report)
     return report
