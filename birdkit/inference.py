@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,11 @@ from tqdm import tqdm
 from birdkit import blending, postprocess
 from birdkit.config import MEANS, Member
 from birdkit.config.base import one_of
-from birdkit.levels import Levels
+from birdkit.levels import Levels, shares_of
 from birdkit.listening import Listened, Listener
 from birdkit.output import SEDOutput
-from birdkit.pace import Clock, one_thread
-from birdkit.predictor import Predictor, load_predictors
+from birdkit.pace import Clock, one_thread, plans
+from birdkit.predictor import Predictor, load_predictors, models_of
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
 from birdkit.tables import CALL
 from birdkit.view import LEAST_WINDOW_S
@@ -70,7 +71,7 @@ class Apart:
     calls       (W,) probability of a call, 1 without a gate
     duration_s  length of the soundscape
     notes       what is unusual about it
-    n_used      predictors that heard it, from the front of the list
+    used        places in the list of the predictors that heard it
     """
 
     name: str
@@ -78,7 +79,7 @@ class Apart:
     calls: np.ndarray
     duration_s: float
     notes: tuple[str, ...]
-    n_used: int
+    used: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,10 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
     mean      how what the predictors say of a window becomes one, a name in birdkit.blending.BLENDS. "rank" and
               "histogram" keep every predictor's rows until the last file is predicted
     members   of birdkit.postprocess, done to what is blended; None for what the first predictor's config says
-    deadline  when time grows short, test-time augmentation (overlapping and shifted clips) is left out, then predictors
-              from the end of the list (see birdkit.pace.Pace), and when it is up the remaining files go to `faults`.
-              What fewer predictors heard is made comparable, see birdkit.levels. Gates stay: files with and without
-              one could not be compared
+    deadline  when time grows short, test-time augmentation (overlapping and shifted clips) is left out, then all scales
+              of a model but its first, then models from the end of the list (see birdkit.pace.Pace), and when it is up
+              the remaining files go to `faults`. What fewer predictors heard is made comparable, see birdkit.levels.
+              Gates stay: files with and without one could not be compared
     workers   threads that read and transform ahead, 0 for one per core, at most four
     interim   called with what is predicted so far, each time that `every_s` seconds have passed
 
@@ -187,8 +188,9 @@ class Ensemble:
         nobody = [name for name, total in zip(self.classes, self.shares.sum(0), strict=True) if total <= 0]
         if nobody:
             raise ValueError(f"{len(nobody)} classes are known to no predictor with a weight: {', '.join(nobody[:5])}")
-        # Fewer predictors than this would leave a class without anyone who knows it.
-        self.least = 1 + int((np.cumsum(self.shares, axis=0) > 0).all(1).argmax())
+        self.models = models_of(self.predictors)
+        # Fewer models than this would leave a class without anyone who knows it.
+        self.least = 1 + self.models[int((np.cumsum(self.shares, axis=0) > 0).all(1).argmax())]
         self.settings = self.predictors[0].config.inference
         self.members = self.settings.postprocess if members is None else tuple(members)
         postprocess.check_members(self.members)
@@ -240,9 +242,10 @@ class Ensemble:
     def _levels(self, deadline: Clock | None) -> Levels | None:
         """What keeps soundscapes comparable that fewer predictors hear; nothing where that cannot happen, and where
         blending itself compares rows by their ranks."""
-        if deadline is None or len(self.predictors) == self.least or blending.needs_all_rows(self.mean):
+        _, *fewer = dict.fromkeys(plan.used for plan in plans(list(Counter(self.models).values()), self.least))
+        if deadline is None or not fewer or blending.needs_all_rows(self.mean):
             return None
-        return Levels(self.shares, self.mean, self.least)
+        return Levels(self.shares, self.mean, self.models, fewer)
 
     def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
                faults: dict[str, str], dropped: list[str] | None = None, deadline: Clock | None = None,
@@ -278,7 +281,8 @@ class Ensemble:
 
         apart = np.full((len(self.predictors), windows, len(self.classes)), np.nan, np.float32)
         column = {name: index for index, name in enumerate(self.classes)}
-        for into, predictor, output in zip(apart, self.predictors, heard.outputs, strict=False):
+        for index, output in zip(heard.used, heard.outputs, strict=True):
+            into, predictor = apart[index], self.predictors[index]
             pairs = [(column[name], own) for own, name in enumerate(predictor.classes)
                      if name in column and name in predictor.speaks_for]
             values = of_windows(predictor, output)
@@ -290,15 +294,15 @@ class Ensemble:
                                 for one, output in zip(self.gates, heard.calls, strict=True)],
                                axis=0, weights=[one.share for one in self.gates])
         return Apart(heard.name, apart, calls, heard.soundscape.duration_s, heard.soundscape.notes,
-                     len(heard.outputs))
+                     heard.used)
 
     def _joined(self, one: Apart, levels: Levels | None) -> np.ndarray:
         """The probabilities of one soundscape's windows, (W, K) float32, blended by a way that needs no others."""
-        blended = blending.blend(one.apart, self.shares, self.mean)
-        if levels is not None and one.n_used == len(self.predictors):
+        blended = blending.blend(one.apart, shares_of(self.shares, self.models, one.used), self.mean)
+        if levels is not None and len(one.used) == len(self.predictors):
             levels.learn(one.apart, blended)
         elif levels is not None:
-            blended = levels.lift(blended, one.n_used)
+            blended = levels.lift(blended, one.used)
         return self._finished(one, blended)
 
     def _finished(self, one: Apart, blended: np.ndarray) -> np.ndarray:
@@ -313,7 +317,11 @@ class Ensemble:
         finished = [values for _, values in rows if values is not None]
         if rows and not finished:
             ends = np.cumsum([len(one.calls) for one, _ in rows])
-            blended = blending.blend(np.concatenate([one.apart for one, _ in rows], axis=1), self.shares, self.mean)
+            shares = self.shares
+            if any(len(one.used) < len(self.predictors) for one, _ in rows):
+                shares = np.concatenate([np.repeat(shares_of(shares, self.models, one.used)[:, None], len(one.calls), 1)
+                                         for one, _ in rows], axis=1)
+            blended = blending.blend(np.concatenate([one.apart for one, _ in rows], axis=1), shares, self.mean)
             finished = [self._finished(one, part)
                         for (one, _), part in zip(rows, np.split(blended, ends[:-1]), strict=True)]
         counts = [len(values) for values in finished]
