@@ -24,7 +24,7 @@ from birdkit.config.base import one_of
 from birdkit.levels import Levels, shares_of
 from birdkit.listening import Listened, Listener
 from birdkit.output import SEDOutput
-from birdkit.pace import Clock, one_thread, plans
+from birdkit.pace import Clock, Taken, one_thread, plans
 from birdkit.predictor import Predictor, load_predictors, models_of
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
 from birdkit.tables import CALL
@@ -37,10 +37,20 @@ __all__ = ["Ensemble", "Heard", "PredictionError", "Predictions", "Predictor", "
 log = logging.getLogger(__name__)
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
+NOT_FINITE = "not finite"
+INTERIM_SHARE = 30  # times as long as a call of `interim` took, until the next: it may take 3 % of the time
 
 
 class PredictionError(RuntimeError):
-    """Probabilities that cannot be right; the message names the soundscape."""
+    """Probabilities that cannot be right; the message holds the soundscape and the reason, `reason` that alone."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[PredictionError], tuple[str, str]]:
+        return type(self), (self.name, self.reason)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Predictions:
     durations_s  length of each soundscape that has rows
     notes   what is unusual about some of these
     dropped  what was left out because time was short, and from which soundscape on, in words
+    taken   how long it took; None where nothing was predicted
     """
 
     table: pd.DataFrame
@@ -60,6 +71,7 @@ class Predictions:
     durations_s: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    taken: Taken | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,8 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
             classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
             stride_s: float | None = None, mean: str = MEANS[0], members: Sequence[Member] | None = None,
             progress: bool = True, deadline: Clock | None = None, workers: int = 0,
-            interim: Callable[[Predictions], object] | None = None, every_s: float = 180.0) -> Predictions:
+            interim: Callable[[Predictions], object] | None = None, every_s: float = 180.0,
+            spare: bool = False) -> Predictions:
     """Predict every window of soundscape files with an ensemble. Constant memory but for the rows.
 
     A file that cannot be read goes to `faults` with the reason and costs nothing else.
@@ -126,7 +139,9 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
               the remaining files go to `faults`. What fewer predictors heard is made comparable, see birdkit.levels.
               Gates stay: files with and without one could not be compared
     workers   threads that read and transform ahead, 0 for one per core, at most four
-    interim   called with what is predicted so far, each time that `every_s` seconds have passed
+    interim   called with what is predicted so far, each time that `every_s` seconds have passed, and INTERIM_SHARE
+              times as long as its last call took
+    spare     True enters a soundscape with a probability that is not finite in `faults`, instead of raising
 
     Raises ValueError for files named twice, no predictors, weights that do not fit, a class nobody knows, gates that
     are no call detectors; PredictionError where a probability is not finite, naming the file.
@@ -139,7 +154,7 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
                         stride_s=stride_s, mean=mean, members=members)
     bar = tqdm(names, desc="predict", unit="file", disable=not progress, mininterval=1.0)
     return ensemble.run(((name, lambda name=name: SoundscapeFile(folder / name)) for name in bar),  # type: ignore[misc]
-                        len(names), deadline=deadline, workers=workers, interim=interim, every_s=every_s)
+                        len(names), deadline=deadline, workers=workers, interim=interim, every_s=every_s, spare=spare)
 
 
 def predict_waves(waves: Iterable[tuple[str, np.ndarray]], predictors: Sequence[Predictor], *, window_s: float,
@@ -194,12 +209,18 @@ class Ensemble:
         self.settings = self.predictors[0].config.inference
         self.members = self.settings.postprocess if members is None else tuple(members)
         postprocess.check_members(self.members)
+        overruled = [one for one in self.predictors if one.config.inference.postprocess != self.members]
+        if members is None and overruled:
+            log.warning("%d of %d predictors were trained with another post-processing than the first, which holds: "
+                        "%s, not %s (%s)", len(overruled), len(self.predictors), self.members,
+                        overruled[0].config.inference.postprocess, overruled[0].label)
         self.how = gate or ("none" if gates is None else self.settings.gate)
         self.gates = _checked_gates(gates or (), self.how)
+        self.listener = Listener(self.predictors, self.gates, self.least)
 
     def run(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
             deadline: Clock | None = None, workers: int = 0, interim: Callable[[Predictions], object] | None = None,
-            every_s: float = 180.0) -> Predictions:
+            every_s: float = 180.0, spare: bool = False) -> Predictions:
         """Predict soundscapes that are opened one after the other, reading ahead in threads.
 
         n_soundscapes  how many there are, for the share of the time each may take; needed with a deadline
@@ -208,17 +229,19 @@ class Ensemble:
         dropped: list[str] = []
         levels = self._levels(deadline)
         rows: list[tuple[Apart, np.ndarray | None]] = []
-        told_s = time.monotonic()
+        next_s = time.monotonic() + every_s
         for one in self.listen(named, n_soundscapes, faults=faults, dropped=dropped, deadline=deadline,
-                                workers=workers):
+                               workers=workers, spare=spare):
             if blending.needs_all_rows(self.mean):
                 rows.append((one, None))
             else:
                 rows.append((dataclasses.replace(one, apart=one.apart[:0], calls=one.calls[:0]),
                              self._joined(one, levels)))
-            if interim is not None and time.monotonic() - told_s >= every_s:
+            begin_s = time.monotonic()
+            if interim is not None and begin_s >= next_s:
                 interim(self._predictions(rows, faults, dropped))
-                told_s = time.monotonic()
+                end_s = time.monotonic()
+                next_s = end_s + max(every_s, INTERIM_SHARE * (end_s - begin_s))
         if faults:
             log.warning("%d soundscapes could not be predicted, the first: %s", len(faults), next(iter(faults.items())))
         return self._predictions(rows, faults, dropped)
@@ -249,16 +272,23 @@ class Ensemble:
 
     def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
                faults: dict[str, str], dropped: list[str] | None = None, deadline: Clock | None = None,
-               workers: int = 0) -> Iterator[Apart]:
+               workers: int = 0, spare: bool = False) -> Iterator[Apart]:
         """What each predictor hears, one soundscape after the other; arguments as for `stream`.
 
         dropped  what is left out because time is short, and from where on, is entered in words
+        spare    as for `predict`
         """
-        listener = Listener(self.predictors, self.gates, self.least)
-        for one in listener.listen(named, n_soundscapes, faults=faults, dropped=[] if dropped is None else dropped,
-                                   deadline=deadline, workers=workers):
-            with one_thread():
-                apart = self._apart(one)
+        for one in self.listener.listen(named, n_soundscapes, faults=faults, dropped=[] if dropped is None else dropped,
+                                        deadline=deadline, workers=workers):
+            try:
+                with one_thread():
+                    apart = self._apart(one)
+            except PredictionError as error:
+                if not spare:
+                    raise
+                log.error("%s", error)
+                faults[error.name] = error.reason
+                continue
             yield apart
 
     def _apart(self, heard: Listened) -> Apart:
@@ -273,8 +303,8 @@ class Ensemble:
                                               stride_s=self.stride_s)
             faulty = np.count_nonzero(~np.isfinite(values))
             if faulty:
-                raise PredictionError(f"{heard.name}: {faulty} of {values.size} probabilities are not finite, from "
-                                      f"predictors {one.hash[:12] or one.config.name}")
+                raise PredictionError(heard.name, f"{faulty} of {values.size} probabilities are {NOT_FINITE}, from "
+                                                  f"predictors {one.hash[:12] or one.config.name}")
             if not one.postprocess:
                 return values
             return postprocess.apply(np.clip(values, 0, 1), one.postprocess, classes=one.classes, file=heard.name)
@@ -332,7 +362,7 @@ class Ensemble:
         table = pd.concat([windows, pd.DataFrame(values, columns=list(self.classes))], axis=1)
         return Predictions(table, pd.DataFrame({"file": list(faults), "reason": list(faults.values())}, dtype=object),
                            {one.name: one.duration_s for one, _ in rows},
-                           {one.name: one.notes for one, _ in rows if one.notes}, tuple(dropped))
+                           {one.name: one.notes for one, _ in rows if one.notes}, tuple(dropped), self.listener.taken)
 
 
 def _checked_gates(gates: Sequence[Predictor], how: str) -> list[Predictor]:

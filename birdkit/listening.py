@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from birdkit.output import SEDOutput
-from birdkit.pace import Clock, Pace, Plan
+from birdkit.pace import Clock, Pace, Plan, Taken
 from birdkit.predictor import Predictor, join_outputs, models_of, split_output
 from birdkit.reading import IMAGES_AT_ONCE, OUT_OF_TIME, Images, Piece, ReadAhead
 from birdkit.soundscapes import Soundscape
@@ -60,6 +60,7 @@ class Listener:
     soundscape goes piece by piece. Each view is computed once however many predictors share it.
 
     least  models that are kept however short time is
+    taken  what a second of sound took, as the last call of `listen` has it; None before
     """
 
     def __init__(self, predictors: Sequence[Predictor], gates: Sequence[Predictor], least: int) -> None:
@@ -67,6 +68,7 @@ class Listener:
         self.gates = gates
         self.least = least
         self.makers = {one.view: one for one in reversed([*predictors, *gates])}
+        self.taken: Taken | None = None
 
     def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int, *,
                faults: dict[str, str], dropped: list[str], deadline: Clock | None, workers: int) -> Iterator[Listened]:
@@ -98,7 +100,9 @@ class Listener:
                 self._hear(group, [heard[piece.name] for piece in group], pace)
                 finished = [piece for piece in group if piece.last]
                 if finished:
-                    pace.done(len(finished), [_clip_counts(group, self.predictors[index].view) for index in plan.used])
+                    pace.done(len(finished), [_clip_counts(group, self.predictors[index].view) for index in plan.used],
+                              sum(piece.soundscape.duration_s for piece in finished))
+                    self.taken = pace.taken()
                 for piece in finished:
                     yield heard.pop(piece.name).listened(piece)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,11 @@ class Clock(Protocol):
 
     def remaining(self) -> float:
         """Seconds left, negative when time is up."""
+
+
+def n_cores() -> int:
+    """Cores of the processor that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -61,6 +67,22 @@ def plans(models: Sequence[int], least: int) -> list[Plan]:
     fewer = [tuple(firsts[:n]) for n in range(len(firsts), least - 1, -1)]
     everyone = tuple(range(ends[-1]))
     return [Plan(everyone), *(Plan(used, False) for used in dict.fromkeys([everyone, *fewer]))]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of the clock that one second of sound took, with everything that was asked for.
+
+    network_s  in the network of each predictor, in the order of the list
+    other_s    in all that networks waited for: reading, call detectors, what is done with the probabilities
+    sound_s    seconds of sound that this was measured on, without the first soundscape where there are others
+    cores      of the processor that there were
+    """
+
+    network_s: tuple[float, ...]
+    other_s: float
+    sound_s: float
+    cores: int
 
 
 class Costs:
@@ -106,6 +128,9 @@ class Pace:
         self._images = np.zeros((2, n_predictors))  # of a soundscape, with augmentation and without
         self._begin_s = time.monotonic()
         self._in_networks_s = 0.0
+        self._group_s = np.zeros(n_predictors + 1)  # since the last soundscapes were done; the last one is all the rest
+        self._taken_s, self._sound_s = np.zeros(n_predictors + 1), 0.0
+        self._n_groups, self._is_whole = 0, True
 
     def is_over(self) -> bool:
         """True from the deadline on."""
@@ -119,15 +144,19 @@ class Pace:
         taken_s = time.monotonic() - begin_s
         self._network[predictor].add(taken_s, images)
         self._in_networks_s += taken_s
+        self._group_s[predictor] += taken_s
 
-    def done(self, n_soundscapes: int, images: Sequence[tuple[int, int]]) -> None:
+    def done(self, n_soundscapes: int, images: Sequence[tuple[int, int]], sound_s: float = 0.0) -> None:
         """So many soundscapes fewer to come.
 
         images  how many each predictor of the plan had in all of them, with test-time augmentation and without; the
                 first number is that of the second where nobody made the others
+        sound_s  how long they are together
         """
         now_s = time.monotonic()
-        self._other.add(max(0.0, now_s - self._begin_s - self._in_networks_s), n_soundscapes)
+        other_s = max(0.0, now_s - self._begin_s - self._in_networks_s)
+        self._other.add(other_s, n_soundscapes)
+        self._take(other_s, sound_s)
         self._begin_s, self._in_networks_s = now_s, 0.0
         each, used = np.array(images, dtype=float).T / n_soundscapes, list(self.now.used)  # (2, predictors used)
         self._images[:, used] = np.maximum(each, self._images[:, used])
@@ -136,6 +165,25 @@ class Pace:
                 costs.forget()
         self.n_done += n_soundscapes
         self.n_left -= n_soundscapes
+
+    def _take(self, other_s: float, sound_s: float) -> None:
+        """Remember what soundscapes took that were predicted with everything, until something was first left out: what
+        comes back then has partly been read without."""
+        if self._is_whole:
+            if self._n_groups == 1:  # what the first one took is forgotten as soon as there is another
+                self._taken_s[:], self._sound_s = 0.0, 0.0
+            self._n_groups += 1
+            self._taken_s += self._group_s
+            self._taken_s[-1] += other_s
+            self._sound_s += sound_s
+        self._group_s[:] = 0.0
+
+    def taken(self) -> Taken | None:
+        """What sound has taken so far; None before any was heard."""
+        if not self._sound_s > 0:
+            return None
+        each_s = (self._taken_s / self._sound_s).tolist()
+        return Taken(tuple(each_s[:-1]), each_s[-1], self._sound_s, n_cores())
 
     def lost(self, n_soundscapes: int) -> None:
         """So many fewer to come that cost nothing: they cannot be read."""
@@ -168,7 +216,7 @@ class Pace:
             log.warning("%.0f s are left for %d soundscapes: from here on %d of %d predictors, test-time augmentation "
                         "%s", self.deadline.remaining(), self.n_left, len(chosen.used), len(self._network),
                         "as asked for" if chosen.augmented else "left out")
-            self.now = chosen
+            self.now, self._is_whole = chosen, False
         return self.now
 
     def cost_s(self, plan: Plan) -> float:

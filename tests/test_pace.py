@@ -12,7 +12,7 @@ import soundfile as sf
 from conftest import RATE, noise
 from loudness import loudness
 
-from birdkit import blending, pace
+from birdkit import blending, inference, pace
 from birdkit.inference import Predictions, Predictor, predict
 from birdkit.kaggle import Deadline
 from birdkit.metrics import METRICS
@@ -220,6 +220,40 @@ def test_files_that_cannot_be_read_are_not_waited_for(tmp_path: Path, by_hand: C
     models = [slow(clock, 0.1, name="quick"), slow(clock, 0.9, name="slow")]  # 2 s a file: 46 s for 23, 80 s for 40
     done = predict(files, models, window_s=5.0, progress=False, deadline=clock)
     assert sorted(done.faults["file"]) == files[3:20] and not done.dropped
+
+
+def test_what_is_called_in_between_takes_a_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                             by_hand: Callable[[float], Clock]) -> None:
+    """A file of 50,000 rows, written every three minutes, would take a tenth of the time that there is to predict."""
+    clock, seen = by_hand(1e9), []
+    monkeypatch.setattr(inference, "time", SimpleNamespace(monotonic=clock.monotonic))
+
+    def write_slowly(so_far: Predictions) -> None:
+        seen.append(so_far.table["file"].nunique())
+        clock.now_s += 10.0
+
+    predict(write(tmp_path, 11), [slow(clock, 50.0)], window_s=5.0, progress=False, deadline=clock,  # 100 s a file
+            interim=write_slowly, every_s=1.0)
+    assert seen == [1, 4, 7, 10]  # each 300 s after the last one ended
+
+
+def test_what_sound_takes_is_measured_by_model(tmp_path: Path, by_hand: Callable[[float], Clock]) -> None:
+    """A rehearsal on four files is there to say what seven hundred will take: without the start, and with everything
+    that was asked for, also where time then grew short."""
+    files, clock = write(tmp_path, 12), by_hand(30.0)
+    ways = {"clip_shifts_s": (1.0, 2.0)}  # 3 images of 6 s
+
+    def start_slowly(images: int) -> None:
+        clock.now_s += 9.0 * (clock.now_s == 0) + 0.1 * images
+
+    models = [loudness(before=start_slowly, name="quick", **ways), slow(clock, 0.5, name="slow", **ways)]
+    done = predict(files, models, window_s=5.0, progress=False, deadline=clock)
+    assert done.dropped and done.taken is not None
+    assert done.taken.network_s == pytest.approx((0.3 / 6, 1.5 / 6)) and done.taken.other_s == pytest.approx(0.0)
+    assert done.taken.sound_s == 12.0 and done.taken.cores == pace.n_cores() > 0  # the second and the third file
+    one = predict(files[:1], models, window_s=5.0, progress=False, deadline=clock).taken
+    assert one is not None and one.sound_s == 6.0
+    assert predict([], models, window_s=5.0, progress=False, deadline=clock).taken is None
 
 
 def test_a_real_clock_is_kept_to(tmp_path: Path) -> None:

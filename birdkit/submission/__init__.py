@@ -6,6 +6,7 @@ from birdkit.submission.asking import Asked, ask, expected_rows
 from birdkit.submission.checking import (
     align,
     is_constant,
+    metric_name,
     score,
     score_classes,
     score_interval,
@@ -15,5 +16,5 @@ from birdkit.submission.forms import NOCALL, SubmissionError, lay_out, read_subm
 from birdkit.submission.writing import SubmissionReport, write
 
 __all__ = ["NOCALL", "Asked", "SubmissionError", "SubmissionReport", "align", "ask", "expected_rows", "is_constant",
-           "lay_out", "read_submission", "row_ids", "score", "score_classes", "score_interval", "validate", "window_id",
-           "write"]
+           "lay_out", "metric_name", "read_submission", "row_ids", "score", "score_classes", "score_interval",
+           "validate", "window_id", "write"]

@@ -22,10 +22,11 @@ from birdkit.profiles import (
     SAMPLE,
     Competition,
     form_of,
-    profile,
+    nearest,
     read_classes,
     recognise,
 )
+from birdkit.profiles.tables import header
 from birdkit.submission.asking import ask
 from birdkit.submission.forms import SubmissionError, read_raw, read_submission, refuse_others, stem_of
 
@@ -66,10 +67,11 @@ def is_constant(table: pd.DataFrame) -> bool:
 def score(submission: str | Path, truth: str | Path, year: int, *, metric: str = "") -> float:
     """The year's metric of a submission against a truth of the same form, rows and columns aligned by name.
 
+    year    one that nobody knows is scored as the latest whose submissions have this form, which is logged
     metric  another one, a name in birdkit.metrics.METRICS
     """
     labels, values, _ = align(submission, truth)
-    return metric_of(metric or profile(year).metric)(labels, values)
+    return metric_of(metric or metric_name(submission, year))(labels, values)
 
 
 def score_interval(submission: str | Path, truth: str | Path, year: int, *, metric: str = "") -> Interval:
@@ -77,7 +79,12 @@ def score_interval(submission: str | Path, truth: str | Path, year: int, *, metr
     labels, values = _aligned(submission, truth)
     soundscapes = [stem_of(row, PROBABILITIES) for row in labels.index]
     return bootstrap_interval(labels.to_numpy(), values.to_numpy(), soundscapes,
-                              metric=metric or profile(year).metric)
+                              metric=metric or metric_name(submission, year))
+
+
+def metric_name(submission: str | Path, year: int) -> str:
+    """By which the year's host scores a submission of this form, see birdkit.profiles.nearest."""
+    return nearest(year, form_of(header(Path(submission)))).metric
 
 
 def score_classes(submission: str | Path, truth: str | Path) -> pd.DataFrame:

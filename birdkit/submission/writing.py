@@ -6,7 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+from pyarrow.csv import WriteOptions, write_csv  # type: ignore[import-untyped]
 
 from birdkit.decisions import NamedOptions, decide
 from birdkit.profiles import PROBABILITIES, ROW_ID, TRUE_FALSE, Competition, read_classes, read_scored, some_of
@@ -61,7 +64,8 @@ def write(predictions: pd.DataFrame, faults: pd.DataFrame, *, competition: Compe
     Rows that were not predicted, because their file cannot be read or time ran out, get each class's mean over the
     predicted rows: a value in the middle, which moves a ranking least. Without any predicted row they get 1 / K. In a
     form of decisions nothing is heard in them. They are counted in the report and logged. The file appears whole or not
-    at all.
+    at all; probabilities stand in it with as many digits as float32 has. Where the host adds rows that hold 1 in every
+    class (2023), the highest probability is the next below 1, or it would share their rank.
 
     predictions  DataFrame[file, start_s, end_s, <classes>], one row per window, probabilities in [0, 1]; of a year that
                  scores only some classes, at least those
@@ -94,13 +98,33 @@ def write(predictions: pd.DataFrame, faults: pd.DataFrame, *, competition: Compe
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    lay_out(whole, rows, form).to_csv(part, index_label=ROW_ID)
+    if form == PROBABILITIES:
+        _write_numbers(_below_padding(whole.loc[rows], competition), part)
+    else:
+        lay_out(whole, rows, form).to_csv(part, index_label=ROW_ID)
     os.replace(part, path)
     report = SubmissionReport(path, len(rows), filled, left_out=len(table.index.difference(windows)),
                               rehearsal=asked.rehearsal, guessed=competition.guessed,
                               labels=labels)
     LOG.log(logging.WARNING if len(filled) else logging.INFO, "%s", report)
     return report
+
+
+def _below_padding(table: pd.DataFrame, competition: Competition) -> pd.DataFrame:
+    """The probabilities as float32; below 1 where the metric is one that pads with ones."""
+    highest = float(np.nextafter(np.float32(1), np.float32(0))) if competition.metric == "padded_cmap" else 1.0
+    return table.astype(np.float32).clip(upper=highest)
+
+
+def _write_numbers(table: pd.DataFrame, path: Path) -> None:
+    """A float32 table as a csv, much faster than pandas does it: a whole year's file is written every few minutes."""
+    rows = table.index.astype(str).tolist()
+    quoted = any(mark in row for row in rows for mark in ',"\r\n')
+    columns = [pa.array(rows), *(pa.array(values) for values in np.ascontiguousarray(table.to_numpy().T))]
+    with path.open("wb") as file:
+        file.write((",".join([ROW_ID, *table.columns]) + "\n").encode())
+        write_csv(pa.table(columns, names=[ROW_ID, *table.columns]), file,
+                  WriteOptions(include_header=False, quoting_style="needed" if quoted else "none"))
 
 
 def _by_window(predictions: pd.DataFrame, competition: Competition, competition_dir: str | Path) -> pd.DataFrame:
