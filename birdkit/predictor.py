@@ -40,6 +40,7 @@ class Predictor:
     seen        files whose labels the model was trained on
     seen_content  their contents, as birdkit.audio.check has them, as far as the training tables said
     pseudo      names and contents of those of them whose labels were pseudo-labels alone
+    place       of its scale among the run config's: 0 begins a model, the others are that model at further scales
     share       weight in an ensemble: one model at several scales counts as one
     speaks_for  classes in which it has a say there: all it knows, unless an ensemble's file says otherwise
     postprocess  members of birdkit.postprocess that are done to its windows before they join those of others
@@ -50,7 +51,7 @@ class Predictor:
     def __init__(self, frontend: FrontEnd, classify: Callable[[Tensor], SEDOutput], *, config: RunConfig,
                  classes: Sequence[str], n_segments: int, source: str = "", hash: str = "",
                  seen: frozenset[str] = frozenset(), seen_content: frozenset[str] = frozenset(),
-                 pseudo: frozenset[str] = frozenset()) -> None:
+                 pseudo: frozenset[str] = frozenset(), place: int = 0) -> None:
         if frontend.config != config.frontend:
             raise ValueError(f"the front end {frontend.config} is not the run config's {config.frontend}")
         self.frontend = frontend
@@ -63,6 +64,7 @@ class Predictor:
         self.seen = seen
         self.seen_content = seen_content
         self.pseudo = pseudo
+        self.place = place
         self.share = 1 / len(config.inference.scales)
         self.speaks_for = frozenset(self.classes)
         self.postprocess: tuple[Member, ...] = ()
@@ -79,8 +81,14 @@ class Predictor:
         """A model in memory, on the device it is on, in float32, at each scale of the config: what training validates
         with."""
         return [cls(one.frontend, TorchClassifier(one), config=scaled(config, times), classes=classes,
-                    n_segments=one.n_segments)
-                for times in config.inference.scales for one in [lengthen(model, times)]]
+                    n_segments=one.n_segments, place=place)
+                for place, times in enumerate(config.inference.scales) for one in [lengthen(model, times)]]
+
+    @property
+    def label(self) -> str:
+        """What a report calls it: its file, or the run's name, with the length of its clips at a further scale."""
+        name = self.source or self.config.name
+        return f"{name} at {self.config.frontend.clip_s:g} s" if self.place else name
 
     def images(self, clips: np.ndarray) -> Tensor:
         """(B, N) -> (B, C, H, W), on the predictor's device; clip by clip on a CPU, whose caches hold one clip."""
@@ -122,6 +130,11 @@ class Predictor:
                              output.pooled)
             blocks.append(probabilities(part, torch.from_numpy(coverage), pool=self.config.inference.pool))
         return torch.cat(blocks)
+
+
+def models_of(predictors: Sequence[Predictor]) -> list[int]:
+    """Of each predictor of a list, the number of the model whose scale it is: those of one model follow each other."""
+    return [max(0, number - 1) for number in np.cumsum([one.place == 0 for one in predictors]).tolist()]
 
 
 def scaled(config: RunConfig, times: int) -> RunConfig:
@@ -166,12 +179,13 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
             raise ValueError(f"{path}: int8 needs audio to measure its ranges on; load the bundle that "
                              "`birdkit export --precision int8` makes of it")
         chosen = choose_backend(backend or config.inference.backend, precision=at, device=device, of=str(path))
-        for times in config.inference.scales:
+        for place, times in enumerate(config.inference.scales):
             model = lengthen(loaded.model, times)
             predictors.append(Predictor(model.frontend, _network(model, chosen, at, threads),
                                         config=scaled(config, times), classes=loaded.classes,
                                         n_segments=model.n_segments, source=str(path), hash=loaded.hash,
-                                        seen=loaded.seen, seen_content=loaded.seen_content, pseudo=loaded.pseudo))
+                                        seen=loaded.seen, seen_content=loaded.seen_content, pseudo=loaded.pseudo,
+                                        place=place))
         log.info("%s: %s at %s", path, chosen, at)
     return predictors
 
@@ -187,8 +201,8 @@ def bundle_predictors(bundle: Bundle, *, threads: int = 0,
     log.info("%s: %s at %s, made from %s", bundle.folder, bundle.backend, bundle.precision, bundle.checkpoint)
     return [Predictor(one.frontend, one.classify, config=scaled(config, one.times), classes=bundle.classes,
                       n_segments=one.n_segments, source=str(bundle.folder), hash=bundle.hash, seen=bundle.seen,
-                      seen_content=bundle.seen_content, pseudo=bundle.pseudo)
-            for one in (opened[times] for times in config.inference.scales)]
+                      seen_content=bundle.seen_content, pseudo=bundle.pseudo, place=place)
+            for place, one in enumerate(opened[times] for times in config.inference.scales)]
 
 
 def _check_asked(bundle: Bundle, backend: str | None, precision: str | None, device: str) -> None:

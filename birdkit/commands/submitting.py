@@ -46,7 +46,8 @@ def add_submitting(commands: Commands) -> None:
     command = commands.add_parser("score", help="score a submission against a truth")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
     command.add_argument("truth", type=Path, metavar="TRUTH")
-    command.add_argument("--year", type=int, required=True, help="whose metric")
+    command.add_argument("--year", type=int, required=True,
+                         help="whose metric; of a year to come, the nearest known one's")
     command.add_argument("--metric", default="", metavar="NAME", help="another one, see birdkit.metrics.METRICS")
     command.add_argument("--per-class", action="store_true", help="also the figures of every class, worst first")
     command.set_defaults(command=_score_command)
@@ -98,9 +99,8 @@ def _effects_command(options: argparse.Namespace) -> None:
 def _score_command(options: argparse.Namespace) -> None:
     """Say the year's metric of a submission with its 95 % interval, bootstrapped over soundscapes."""
     from birdkit import submission
-    from birdkit.profiles import profile
 
-    metric = options.metric or profile(options.year).metric
+    metric = options.metric or submission.metric_name(options.submission, options.year)
     interval = submission.score_interval(options.submission, options.truth, options.year, metric=metric)
     say(f"{metric} {interval}")
     if options.per_class:

@@ -71,9 +71,13 @@ def stem_of(row: str, form: str) -> str:
 def read_raw(path: Path | str) -> pd.DataFrame:
     """A csv as text, row ids as index; column names are kept as they stand in the file.
 
-    Raises SubmissionError where the first column is another, or a column or a row appears twice.
+    Raises SubmissionError where the file is empty or no csv, a line has more cells than the first one, the first column
+    is another, or a column or a row appears twice.
     """
-    raw = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
+    try:
+        raw = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise SubmissionError(f"{path} is no csv of a submission: {str(error).strip()}") from error
     names = raw.iloc[0].tolist()
     if names[:1] != [ROW_ID]:
         raise SubmissionError(f"{path}: the first column is {names[0]!r}, not {ROW_ID!r}")
