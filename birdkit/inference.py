@@ -269,7 +269,7 @@ class Ensemble:
         """
         if blending.needs_all_rows(self.mean):
             raise ValueError(f"mean = {self.mean!r} needs the rows of all soundscapes, but one is given")
-        return self._joined(Apart(name, apart, np.ones(apart.shape[1]), 0.0, (), len(apart)), None)
+        return self._joined(Apart(name, apart, np.ones(apart.shape[1]), 0.0, (), tuple(range(len(apart)))), None)
 
     def _levels(self, deadline: Clock | None) -> Levels | None:
         """What keeps soundscapes comparable that fewer predictors hear; nothing where that cannot happen, and where
