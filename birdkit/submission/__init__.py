@@ -10,8 +10,16 @@ from birdkit.submission.checking import (
     score_interval,
     validate,
 )
-from birdkit.submission.forms import NOCALL, SubmissionError, lay_out, read_submission, row_ids, window_id
+from birdkit.submission.forms import (
+    NOCALL,
+    SubmissionError,
+    lay_out,
+    read_submission,
+    read_truth,
+    row_ids,
+    window_id,
+)
 from birdkit.submission.writing import SubmissionReport, write
 
 __all__ = ["NOCALL", "SubmissionError", "SubmissionReport", "align", "expected_rows", "lay_out", "read_submission",
-           "row_ids", "score", "score_classes", "score_interval", "validate", "window_id", "write"]
+           "read_truth", "row_ids", "score", "score_classes", "score_interval", "validate", "window_id", "write"]
