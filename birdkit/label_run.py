@@ -119,7 +119,7 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
         if teachers or config.families == OTHERS:
             raise ValueError(f"{run.ensemble} lists the teachers: give no others, and let every student learn from all "
                              f"(labelling.families = {config.families!r})")
-        teachers = pseudolabel.EnsembleTeachers(Path(run.ensemble), run.competition_dir, work)
+        teachers = pseudolabel.EnsembleTeachers(Path(run.ensemble), run.competition_dir, work, run.year)
     recordings = _read_table(work.recordings, needed=config.recordings)
     soundscapes = _read_table(work.soundscapes, needed=run.root is None and not run.files)
     root, files = run.root or run.competition_dir, list(run.files) or _files_to_label(run, soundscapes)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from birdkit import ensembles, inference, kaggle, profiles, submission
 from birdkit.config import InferenceConfig, Member
-from birdkit.predictor import ensemble_decision, load_predictors
+from birdkit.predictor import load_predictors
 from birdkit.profiles import Competition
 from birdkit.submission import SubmissionReport
 
@@ -33,7 +33,9 @@ class SubmitRun:
     ensemble    a TOML file of models, weights and the way to blend them (birdkit.ensembles) instead of those; "" for
                 none
     gate        what call detectors do, see birdkit.inference.predict; "" as the checkpoints say
-    changes     to how all models predict: settings of InferenceConfig, such as {"clip_shifts_s": [2.5]}
+    changes     to how all models predict and what is made of it: settings of InferenceConfig, such as
+                {"clip_shifts_s": [2.5]}, {"decision": {"name": "quantile", "options": {"q": 0.9}}} or {"postprocess":
+                [{"name": "smooth"}]}
     name        of the file in the work folder
     time_share  of the host's time limit that may be used, counted from the call; in (0, 1]
     year        of the competition, stated; 0 to recognise it
@@ -103,7 +105,7 @@ def submit(run: SubmitRun) -> Submitted:
     writer = _Writer(run, competition, kaggle.Workspace(run.work_dir))
     writer.write_prior()
     models, gates = _load_models(run, writer.work)
-    writer.decision = ensemble_decision(models.predictors)
+    writer.decision = models.decision
     predictions = inference.predict(
         writer.files, models.predictors, window_s=competition.window_s, classes=writer.classes, mean=models.mean,
         members=models.members, gates=gates, gate=run.gate, deadline=deadline, interim=writer.write,
@@ -182,5 +184,8 @@ class _Writer:
 def _load_models(run: SubmitRun, work: kaggle.Workspace) -> tuple[ensembles.Prepared, Sequence[inference.Predictor]]:
     """The models, ready to be predicted with, and the call detectors."""
     checkpoints = run.ensemble or work.checkpoints(run.round, earlier=run.earlier, bundle=run.bundle)
-    return (ensembles.load_ensemble(checkpoints, competition_dir=run.competition_dir, work=work, changes=run.changes),
-            load_predictors(work.call_detectors(), changes=run.changes))
+    models = ensembles.load_ensemble(checkpoints, competition_dir=run.competition_dir, year=run.year, work=work,
+                                     changes=run.changes)
+    of_models = ("postprocess", "decision")  # what a call detector says is only heard or not
+    heard = {name: value for name, value in run.changes.items() if name not in of_models}
+    return models, load_predictors(work.call_detectors(), changes=heard)
