@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from birdkit import bundles, checkpoint
-from birdkit.backends import AUTO, TorchClassifier, choose_backend
+from birdkit.backends import AUTO, Backend, TorchClassifier, choose_backend
 from birdkit.bundles import Bundle, BundleError
 from birdkit.config import Member, RunConfig
 from birdkit.export import export
 from birdkit.frontend import FrontEnd
 from birdkit.models.base import Model, lengthen
 from birdkit.output import SEDOutput, probabilities
-from birdkit.settings import replace
+from birdkit.settings import replace, with_settings
 from birdkit.view import View
 from birdkit.windows import window_bounds
 
@@ -90,6 +90,13 @@ class Predictor:
         name = self.source or self.config.name
         return f"{name} at {self.config.frontend.clip_s:g} s" if self.place else name
 
+    @property
+    def runtime(self) -> str:
+        """Backend and precision of its network, such as "openvino at int8"; "" for one that is neither's."""
+        if not isinstance(self.classify, Backend):
+            return ""
+        return f"{self.classify.backend} at {self.classify.precision}"
+
     def images(self, clips: np.ndarray) -> Tensor:
         """(B, N) -> (B, C, H, W), on the predictor's device; clip by clip on a CPU, whose caches hold one clip."""
         rows = 1 if self.device.type == "cpu" else self.config.inference.batch_size
@@ -155,13 +162,17 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
 
     backend    a name in birdkit.backends.BACKENDS, or "auto" for the first of openvino, onnxruntime and torch that is
                installed; None takes the run config's. A bundle has its own, and is refused where another is asked for
-    precision  one of birdkit.backends.PRECISIONS, but for int8, which only bundles have; None takes the run config's,
-               or the bundle's
+    precision  one of birdkit.backends.PRECISIONS; None takes the run config's, or the bundle's. A checkpoint on the CPU
+               is converted at f32 alone: what is lower is proven on real audio, when `birdkit export` makes a bundle.
+               On a GPU torch also has bf16
     threads    CPU threads of a network that is not torch's, 0 for all
     device     "cpu", or a GPU, on which the backend is torch
-    changes    to how every one of them predicts, such as {"clip_step_s": 2.5}: settings of InferenceConfig
+    changes    to how every one of them predicts, such as {"clip_step_s": 2.5}: settings of InferenceConfig, as
+               birdkit.settings.with_settings takes them. What post-processing among them needs of a competition's files
+               is filled in by birdkit.binding
 
-    Raises FileNotFoundError, CheckpointError (see birdkit.checkpoint.load) or BundleError (see birdkit.bundles),
+    Raises ValueError or TypeError, naming it, for what is no setting or no value of it; FileNotFoundError,
+    CheckpointError (see birdkit.checkpoint.load) or BundleError (see birdkit.bundles),
     ExportError where the converted network differs from the model, ImportError where the packages of the backend that
     is asked for are not installed.
     """
@@ -173,12 +184,12 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
             predictors += bundle_predictors(bundle, threads=threads, changes=changes)
             continue
         loaded = checkpoint.load(path, device=device)
-        config = dataclasses.replace(loaded.config, inference=replace(loaded.config.inference, **(changes or {})))
+        config = _changed(loaded.config, changes)
         at = precision or config.inference.precision
-        if at == "int8":
-            raise ValueError(f"{path}: int8 needs audio to measure its ranges on; load the bundle that "
-                             "`birdkit export --precision int8` makes of it")
-        chosen = choose_backend(backend or config.inference.backend, precision=at, device=device, of=str(path))
+        if at != "f32" and device == "cpu":
+            raise ValueError(f"{path}: {at} has to be proven on real audio: load the bundle (BUNDLE in notebook 04) "
+                             f"that `birdkit export --precision {at} --audio DIR` makes of it, or ask for f32")
+        chosen = choose_backend(backend or config.inference.backend, device=device, of=str(path))
         for place, times in enumerate(config.inference.scales):
             model = lengthen(loaded.model, times)
             predictors.append(Predictor(model.frontend, _network(model, chosen, at, threads),
@@ -193,16 +204,22 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
 def bundle_predictors(bundle: Bundle, *, threads: int = 0,
                       changes: Mapping[str, Any] | None = None) -> list[Predictor]:
     """The predictors of a bundle, one for each of its networks, as `load_predictors` makes them."""
-    config = dataclasses.replace(bundle.config, inference=replace(bundle.config.inference, **(changes or {})))
+    config = _changed(bundle.config, changes)
     opened = {one.times: one for one in bundles.open_networks(bundle, threads=threads)}
     absent = [times for times in config.inference.scales if times not in opened]
     if absent:
         raise ValueError(f"{bundle.folder} was exported with the scales {tuple(opened)}; it has none for {absent}")
-    log.info("%s: %s at %s, made from %s", bundle.folder, bundle.backend, bundle.precision, bundle.checkpoint)
+    log.info("%s: %s at %s, made from %s%s", bundle.folder, bundle.backend, bundle.precision, bundle.checkpoint,
+             f", proven on {bundle.gate['rows']} rows of {bundle.gate['audio']}" if bundle.gate else "")
     return [Predictor(one.frontend, one.classify, config=scaled(config, one.times), classes=bundle.classes,
                       n_segments=one.n_segments, source=str(bundle.folder), hash=bundle.hash, seen=bundle.seen,
                       seen_content=bundle.seen_content, pseudo=bundle.pseudo, place=place)
             for place, one in enumerate(opened[times] for times in config.inference.scales)]
+
+
+def _changed(config: RunConfig, changes: Mapping[str, Any] | None) -> RunConfig:
+    """A run config that predicts with some settings of its InferenceConfig changed."""
+    return dataclasses.replace(config, inference=with_settings(config.inference, changes or {}))
 
 
 def _check_asked(bundle: Bundle, backend: str | None, precision: str | None, device: str) -> None:
@@ -231,7 +248,7 @@ def _network(model: Model, backend: str, precision: str, threads: int) -> Callab
         return TorchClassifier(model, precision=precision)
     wave = checkpoint.golden_wave(model.frontend.config.n_samples)
     waves = torch.cat([wave, wave.flip(1), wave.roll(997, 1).square()])
-    return export(model, waves, backend=backend, precision=precision, threads=threads)
+    return export(model, waves, backend=backend, threads=threads)
 
 
 def join_outputs(parts: Sequence[SEDOutput]) -> SEDOutput:

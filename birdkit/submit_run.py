@@ -15,7 +15,7 @@ import pandas as pd
 
 from birdkit import ensembles, inference, kaggle, profiles, submission
 from birdkit.config import InferenceConfig, Member
-from birdkit.predictor import ensemble_decision, load_predictors
+from birdkit.predictor import load_predictors
 from birdkit.profiles import Competition
 from birdkit.submission import SubmissionReport
 
@@ -36,7 +36,9 @@ class SubmitRun:
                 none
     gate        what call detectors do, see birdkit.inference.predict; "" as the checkpoints say. They are loaded where
                 that is anything, and predict as they were trained to
-    changes     to how all models but those predict: settings of InferenceConfig, such as {"clip_shifts_s": [2.5]}
+    changes     to how all models but those predict, and to what is made of it: settings of InferenceConfig, such as
+                {"clip_shifts_s": [2.5]}, {"decision": {"name": "quantile", "options": {"q": 0.9}}} or {"postprocess":
+                [{"name": "smooth"}]}
     name        of the file in the work folder
     time_share  of the host's time limit that may be used, counted from the call; in (0, 1]
     year        of the competition, stated; 0 to recognise it
@@ -153,7 +155,7 @@ def submit(run: SubmitRun) -> Submitted:
     writer = _Writer(run, competition, work)
     writer.write_prior()
     models, gates = _load_models(run, work)
-    writer.decision = ensemble_decision(models.predictors)
+    writer.decision = models.decision
     start_s = deadline.budget_s - deadline.remaining()
     predictions = inference.predict(
         writer.asked.files, models.predictors, window_s=competition.window_s, classes=writer.classes, mean=models.mean,
@@ -271,6 +273,7 @@ class _Writer:
 def _load_models(run: SubmitRun, work: kaggle.Workspace) -> tuple[ensembles.Prepared, Sequence[inference.Predictor]]:
     """The models, ready to be predicted with, and the call detectors where something is to be done with them."""
     checkpoints = run.ensemble or work.checkpoints(run.round, earlier=run.earlier, bundle=run.bundle)
-    models = ensembles.load_ensemble(checkpoints, competition_dir=run.competition_dir, work=work, changes=run.changes)
+    models = ensembles.load_ensemble(checkpoints, competition_dir=run.competition_dir, year=run.year, work=work,
+                                     changes=run.changes)
     how = run.gate or models.predictors[0].config.inference.gate
     return models, load_predictors(work.call_detectors()) if how != "none" else []

@@ -360,8 +360,11 @@ def test_a_checkpoint_predicts_the_same_through_either_backend(small_run: RunCon
     assert "openvino, onnxruntime" in caplog.text and "not installed" in caplog.text
     with pytest.raises(ValueError, match="onnx"):
         load_predictors([path], backend="onnx")
-    with pytest.raises(ValueError, match="birdkit export"):
-        load_predictors([path], backend="openvino", precision="int8")
+    for precision in ("bf16", "f16", "int8"):
+        with pytest.raises(ValueError, match=f"birdkit export --precision {precision} --audio"):
+            load_predictors([path], backend="torch", precision=precision)
+    with pytest.raises(ValueError, match="proven on real audio"):
+        load_predictors([path], changes={"precision": "bf16"})
 
 
 def test_several_scales_are_the_mean_of_longer_and_longer_clips(small_run, tmp_path) -> None:

@@ -12,9 +12,17 @@ from birdkit.submission.checking import (
     score_interval,
     validate,
 )
-from birdkit.submission.forms import NOCALL, SubmissionError, lay_out, read_submission, row_ids, window_id
+from birdkit.submission.forms import (
+    NOCALL,
+    SubmissionError,
+    lay_out,
+    read_submission,
+    read_truth,
+    row_ids,
+    window_id,
+)
 from birdkit.submission.writing import SubmissionReport, write
 
 __all__ = ["NOCALL", "Asked", "SubmissionError", "SubmissionReport", "align", "ask", "expected_rows", "is_constant",
-           "lay_out", "metric_name", "read_submission", "row_ids", "score", "score_classes", "score_interval",
-           "validate", "window_id", "write"]
+           "lay_out", "metric_name", "read_submission", "read_truth", "row_ids", "score", "score_classes",
+           "score_interval", "validate", "window_id", "write"]

@@ -94,19 +94,14 @@ def read_submission(path: Path | str, *, classes: Collection[str] | None = None)
 
     Raises SubmissionError, naming the row, for cells that are not of the form that the columns say.
     """
+    return _parsed(read_raw(path), classes, str(path))
+
+
+def read_truth(path: Path | str) -> pd.DataFrame:
+    """As `read_submission`; a table of names or of True and False may have more columns, as the host's labels of 2021
+    (train_soundscape_labels.csv: row_id, site, audio_id, seconds, birds)."""
     raw = read_raw(path)
-    form = form_of([ROW_ID, *raw.columns])
-    if form == NAMES:
-        return _of_names(raw[BIRDS], classes, str(path))
-    if form == TRUE_FALSE:
-        return _of_truths(raw[TARGET], str(path))
-    table = raw.apply(pd.to_numeric, errors="coerce").astype(float)
-    wrong = table.isna().to_numpy()
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise SubmissionError(f"{path}: {int(wrong.sum())} cells hold no number, the first {raw.iat[row, column]!r} "
-                              f"in row {table.index[row]}, column {table.columns[column]}")
-    return table
+    return _parsed(next((raw[[name]] for name in (BIRDS, TARGET) if name in raw), raw), None, str(path))
 
 
 def lay_out(table: pd.DataFrame, rows: list[str], form: str) -> pd.DataFrame:
@@ -147,6 +142,22 @@ def refuse_others(have: Collection[str], want: Collection[str], where: str, what
         missing, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
         raise SubmissionError(f"{where}: {len(missing)} {what}s missing: {some_of(missing)}; "
                               f"{len(extra)} unknown: {some_of(extra)}")
+
+
+def _parsed(raw: pd.DataFrame, classes: Collection[str] | None, where: str) -> pd.DataFrame:
+    """A csv of one of the forms as a wide table of numbers."""
+    form = form_of([ROW_ID, *raw.columns])
+    if form == NAMES:
+        return _of_names(raw[BIRDS], classes, where)
+    if form == TRUE_FALSE:
+        return _of_truths(raw[TARGET], where)
+    table = raw.apply(pd.to_numeric, errors="coerce").astype(float)
+    wrong = table.isna().to_numpy()
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise SubmissionError(f"{where}: {int(wrong.sum())} cells hold no number, the first {raw.iat[row, column]!r} "
+                              f"in row {table.index[row]}, column {table.columns[column]}")
+    return table
 
 
 def _of_names(cells: pd.Series, classes: Collection[str] | None, where: str) -> pd.DataFrame:
