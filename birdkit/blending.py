@@ -43,7 +43,7 @@ def blend(members: np.ndarray, shares: np.ndarray, how: str) -> np.ndarray:
     The last two need all rows of a submission at once. All are mean, a monotone map before and another after, or a
     minimum, so that one member alone keeps its order of rows in every class.
 
-    shares  (M,) or (M, K) weights of members, at least 0; a share of 0 is no say
+    shares  (M,), (M, K) or, of every row, (M, R, K) weights of members, at least 0; a share of 0 is no say
 
     Raises ValueError for another `how`, shares that do not fit, and where a row and class is left to nobody with a
     share although somebody knows it.
@@ -63,10 +63,11 @@ def prepare(members: np.ndarray, how: str) -> np.ndarray:
 def join_prepared(prepared: np.ndarray, shares: np.ndarray, how: str) -> np.ndarray:
     """The rest of `blend`."""
     shares = np.asarray(shares, dtype=float)
-    if shares.shape not in ((len(prepared),), (len(prepared), prepared.shape[2])) or not (shares >= 0).all():
-        raise ValueError(f"shares {shares.shape} must be numbers >= 0 for {len(prepared)} members, or for them and "
-                         f"{prepared.shape[2]} classes")
-    weight = np.where(np.isfinite(prepared), shares.reshape(len(prepared), 1, -1), 0.0)
+    n_members, _, n_classes = prepared.shape
+    if shares.shape not in ((n_members,), (n_members, n_classes), prepared.shape) or not (shares >= 0).all():
+        raise ValueError(f"shares {shares.shape} must be numbers >= 0 for {n_members} members, or for them and "
+                         f"{n_classes} classes, or for every value")
+    weight = np.where(np.isfinite(prepared), shares if shares.ndim == 3 else shares.reshape(n_members, 1, -1), 0.0)
     left_alone = (weight.sum(0) <= 0) & np.isfinite(prepared).any(0)
     if left_alone.any():
         row, column = np.argwhere(left_alone)[0]

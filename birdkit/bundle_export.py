@@ -25,7 +25,7 @@ from birdkit.gate import GateReport
 from birdkit.kaggle import AUDIO_SUFFIXES
 from birdkit.models.base import lengthen
 from birdkit.predictor import Predictor, bundle_predictors
-from birdkit.profiles import profile
+from birdkit.submission import read_truth
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class GateAudio:
     calibration  files for the ranges of int8, apart from `files` where there are enough
     audio        both in words
     truth        of the rows of `files`, see birdkit.gate.measure_gate; None without
+
+    What lower precisions are measured on must be real: `gate_audio` gives them no generated soundscapes.
     """
 
     files: tuple[Path, ...]
@@ -61,17 +63,20 @@ class Exported:
 
 @contextlib.contextmanager
 def gate_audio(folder: Path | None, *, precision: str, calibration: Path | None = None,
-             truth: Path | None = None) -> Iterator[GateAudio]:
-    """The audio of a folder, or generated soundscapes where none is given, which is said.
+               truth: Path | None = None) -> Iterator[GateAudio]:
+    """The audio of a folder; for f32, which has to be exact on any sound, generated soundscapes where none is given.
 
     For int8 every fourth file is for its ranges and the others for the gate, unless other audio is given for that.
 
     calibration  a folder of audio for the ranges of int8
-    truth        a csv of row_id and class columns
+    truth        a csv that birdkit.submission.read_truth reads
 
-    Raises FileNotFoundError where a folder holds no audio.
+    Raises FileNotFoundError where a folder holds no audio, ValueError where a lower precision is given none.
     """
-    labels = None if truth is None else gate.read_truth(truth)
+    if folder is None and precision != "f32":
+        raise ValueError(f"{precision} is proven on real audio alone, since it changes what is heard: name a folder of "
+                         "soundscapes, `birdkit export --audio DIR`")
+    labels = None if truth is None else read_truth(truth)
     with contextlib.ExitStack() as stack:
         if folder is None:
             log.warning("no audio is given: the bundle is measured on generated soundscapes, which no field has heard")
@@ -119,7 +124,7 @@ def export_bundle(path: Path | str, measured_on: GateAudio, *, backend: str = "o
         raise ImportError(f"to export for {backend} at {precision} needs packages that are not installed: "
                           f"{', '.join(missing)}")
     loaded = checkpoint.load(path)
-    seconds = profile(loaded.config.year).window_s if window_s is None else window_s
+    seconds = loaded.config.competition.window_s if window_s is None else window_s
     target = folder or bundle_folder(path, backend, precision)
     if target.exists() and not bundles.is_bundle(target):
         raise FileExistsError(f"{target} is there and no bundle; it is not replaced")
@@ -163,7 +168,7 @@ def _measure(folder: Path, path: Path | str, measured_on: GateAudio, window_s: f
     loaded = checkpoint.load(path)
     model = Predictor.of_model(loaded.model, loaded.config, loaded.classes)
     return gate.measure_gate(model, exported, measured_on.files, window_s=window_s, audio=measured_on.audio,
-                        truth=measured_on.truth)
+                             truth=measured_on.truth, competition=loaded.config.competition)
 
 
 def calibration_images(files: Sequence[Path], front: FrontEnd, *, n: int = CALIBRATION_CLIPS) -> Tensor:

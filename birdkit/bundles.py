@@ -28,7 +28,7 @@ from birdkit.models.base import Model
 from birdkit.output import SEDOutput, probabilities
 from birdkit.settings import from_dict, to_dict
 
-FORMAT = 1
+FORMAT = 2  # 1 was let through on generated soundscapes at every precision
 REPORT = "bundle.json"
 GOLDEN = "golden.safetensors"
 SLACK = 2.0  # another CPU rounds a low precision otherwise: how often its error at export the golden sample may be off
@@ -61,7 +61,8 @@ class Bundle:
     checkpoint  name of the file that it was made from
     hash        of that file
     config, classes, seen, seen_content, pseudo  that file's, see birdkit.checkpoint.Checkpoint
-    gate        how far it is from the model, see birdkit.gate.GateReport; empty before it was measured
+    gate        what it was proven on and how far it is from the model, see birdkit.gate.GateReport; empty before it was
+                measured
     """
 
     folder: Path
@@ -138,7 +139,8 @@ def read_bundle(folder: Path | str) -> Bundle:
         raise FileNotFoundError(f"{folder} holds no {REPORT}: it is no bundle")
     content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     if content.get("format") != FORMAT:
-        raise BundleError(f"{folder} has bundle format {content.get('format')}; this birdkit reads format {FORMAT}")
+        raise BundleError(f"{folder} has bundle format {content.get('format')}; this birdkit reads format {FORMAT}. "
+                          "Export it again")
     faults = _faults(folder, content)
     if faults:
         raise BundleError(f"{folder} is not what was exported: {'; '.join(faults)}. Export it again")

@@ -12,6 +12,7 @@ import numpy as np
 from birdkit import postprocess
 from birdkit.blending import BLENDS, blend
 from birdkit.comparison import holm
+from birdkit.decisions import decide
 from birdkit.metrics import METRICS, Interval, bootstrap_draws, percentile_interval
 from birdkit.postprocess.base import NamedOptions
 from birdkit.rows import Rows
@@ -71,21 +72,74 @@ class Measured:
     blends: tuple[Effect, ...]
 
 
-def measure(rows: Rows, tried: Sequence[Tried], *, shares: np.ndarray | None = None, quantile: float | None = None,
-            n_draws: int = 1000, seed: int = 0, level: float = 0.95) -> Measured:
+@dataclass(frozen=True)
+class Way:
+    """One way to make a submission of rows.
+
+    shares    weights of the models
+    how       one of birdkit.blending.BLENDS
+    steps     members of birdkit.postprocess, done to what is blended
+    decision  a member of birdkit.decisions, None where the metric judges probabilities
+    """
+
+    rows: Rows
+    shares: np.ndarray
+    how: str
+    steps: Sequence[NamedOptions]
+    decision: NamedOptions | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What two ways score on the same soundscapes, and their difference with its paired interval."""
+
+    metric: str
+    n_soundscapes: int
+    as_is: Interval
+    changed: Interval
+    difference: Interval
+    verdict: str
+
+
+def compare_ways(as_is: Way, changed: Way, *, n_draws: int = 1000, seed: int = 0, level: float = 0.95) -> Compared:
+    """Score two ways by a bootstrap over soundscapes, the same draws for both.
+
+    Raises ValueError where they are not of the same rows and classes.
+    """
+    first, second = as_is.rows, changed.rows
+    if first.classes != second.classes or not np.array_equal(first.files, second.files) or not np.array_equal(
+            first.truth, second.truth):
+        raise ValueError(f"the two ways are of other rows: {first.truth.shape} and {second.truth.shape}")
+    judges = [_Judge(way.rows, way.decision, n_draws, seed, level) for way in (as_is, changed)]
+    values = [_processed(way.rows, blend(way.rows.members, way.shares, way.how), Tried("", way.steps))
+              for way in (as_is, changed)]
+    scores = [judge.score(one) for judge, one in zip(judges, values, strict=True)]
+    draws = [judge.draws(one) for judge, one in zip(judges, values, strict=True)]
+    difference = judges[0].interval(scores[1] - scores[0], draws[1] - draws[0])
+    return Compared(first.metric, len(first.blocks()), judges[0].interval(scores[0], draws[0]),
+                    judges[1].interval(scores[1], draws[1]), difference,
+                    _effect_verdict(difference, _two_sided(draws[1] - draws[0])))
+
+
+def measure(rows: Rows, tried: Sequence[Tried], *, shares: np.ndarray | None = None,
+            decision: NamedOptions | None = None, n_draws: int = 1000, seed: int = 0, level: float = 0.95) -> Measured:
     """The effect of everything tried, and of every way of blending, by a bootstrap over soundscapes.
 
     Each draw takes soundscapes with replacement, the same for all: differences are paired. The models are given, not
     drawn: the intervals speak of other soundscapes, not of other trainings.
 
     shares    weights of the models, None for equal
-    quantile  makes decisions of probabilities before they are scored: 1 above this quantile of all values (0.85: the
-              first seed's, 2022), 0 below. The ROC-AUC of decisions is the mean of their true positive and true
+    decision  a member of birdkit.decisions that makes decisions of all rows before they are scored; None for none. The
+              metrics of 2021 and 2022 need one. The ROC-AUC of decisions is the mean of their true positive and true
               negative rate, the class-balanced accuracy of 2022, which sees what ranks inside a class do not, such as
               a frequency penalty
+
+    Raises ValueError where the metric judges decisions and there is none.
     """
+    if decision is None and METRICS[rows.metric].on_decisions:
+        raise ValueError(f"{rows.metric} judges decisions: say which, see birdkit.decisions")
     weights = np.ones(len(rows.names)) if shares is None else shares
-    judge = _Judge(rows, quantile, n_draws, seed, level)
+    judge = _Judge(rows, decision, n_draws, seed, level)
 
     def systems(one: Tried) -> list[np.ndarray]:
         """Every model alone and, last, their blend."""
@@ -112,7 +166,7 @@ def measure(rows: Rows, tried: Sequence[Tried], *, shares: np.ndarray | None = N
         blends.append(_Found(Tried(how, ()), None,
                              judge.interval(judge.score(values) - judge.score(raw[-1]), apart), apart))
     means = [judge.score(values) for values in raw[:-1]]
-    return Measured(rows.metric if quantile is None else f"{rows.metric} at the {quantile:g} quantile",
+    return Measured(rows.metric if decision is None else f"{rows.metric} of decisions by {_decision_text(decision)}",
                     len(rows.blocks()), rows.names,
                     judge.interval(float(np.mean(means)), np.mean(base[:-1], axis=0)),
                     judge.interval(judge.score(raw[-1]), base[-1]), _judged(effects), _judged(blends))
@@ -121,14 +175,15 @@ def measure(rows: Rows, tried: Sequence[Tried], *, shares: np.ndarray | None = N
 class _Judge:
     """Scores of systems on the rows and on draws of their soundscapes, over the classes that each system knows."""
 
-    def __init__(self, rows: Rows, quantile: float | None, n_draws: int, seed: int, level: float) -> None:
-        self.rows, self.quantile, self.n_draws, self.seed, self.level = rows, quantile, n_draws, seed, level
+    def __init__(self, rows: Rows, decision: NamedOptions | None, n_draws: int, seed: int, level: float) -> None:
+        self.rows, self.decision, self.n_draws, self.seed, self.level = rows, decision, n_draws, seed, level
 
     def _prepared(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         known = np.isfinite(values).all(0)
         values = values[:, known]
-        if self.quantile is not None:
-            values = (values > np.quantile(values, self.quantile)).astype(float)
+        if self.decision is not None:
+            names = [self.rows.classes[index] for index in np.flatnonzero(known)]
+            values = decide(values, names, self.decision).astype(float)
         return self.rows.truth[:, known], values
 
     def score(self, values: np.ndarray) -> float:
@@ -144,6 +199,12 @@ class _Judge:
     def interval(self, value: float, draws: np.ndarray) -> Interval:
         """A value with the central share of its draws."""
         return percentile_interval(value, draws, self.level)
+
+
+def _decision_text(decision: NamedOptions) -> str:
+    """A decision with its numbers, without the shares of the classes."""
+    numbers = [f"{name} = {value}" for name, value in decision.options.items() if name != "shares"]
+    return f"{decision.name} ({', '.join(numbers)})" if numbers else decision.name
 
 
 def _processed(rows: Rows, values: np.ndarray, one: Tried) -> np.ndarray:

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,15 @@ from birdkit import kaggle, postprocess, profiles
 from birdkit.audio_store import AudioStore
 from birdkit.binding import bind
 from birdkit.config import Member, RunConfig
-from birdkit.effects import Measured, Tried, measure
+from birdkit.effects import Compared, Measured, Tried, Way, compare_ways, measure
 from birdkit.ensembles import Prepared, load_ensemble
 from birdkit.inference import Ensemble
 from birdkit.kaggle import Workspace
+from birdkit.metrics import METRICS
+from birdkit.postprocess.base import NamedOptions
 from birdkit.postprocess.published import PUBLISHED
 from birdkit.predictor import Predictor, load_predictors
+from birdkit.profiles import Competition
 from birdkit.rows import Rows
 from birdkit.settings import replace
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
@@ -40,7 +44,12 @@ class EffectsRun:
                  rows, what it does to all is among what is tried
     truth        of the test soundscapes, row_id and a column of 0 and 1 for each class; None for the validation of
                  the models' split, on composed soundscapes
-    quantile     see birdkit.effects.measure
+    quantile     scores decisions above this quantile of all probabilities (birdkit.decisions.by_quantile); None for
+                 what the models' own decision makes of them where the metric judges decisions, else probabilities
+    year         of the competition, stated; 0 to recognise it
+    changes      to how the models predict in all that is measured: settings of birdkit.config.InferenceConfig
+    against      further changes to compare with that, see `compare_settings`. What an ensemble's file says of how a
+                 member predicts goes before both
     """
 
     competition_dir: Path
@@ -49,6 +58,14 @@ class EffectsRun:
     ensemble: str = ""
     truth: Path | None = None
     quantile: float | None = None
+    year: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    against: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def competition(self) -> Competition:
+        """The rules of the competition's files."""
+        return profiles.recognise(self.competition_dir, year=self.year, say=False)
 
     @property
     def name(self) -> str:
@@ -65,21 +82,43 @@ def measure_effects(run: EffectsRun, *, progress: bool = True) -> Measured:
     Raises birdkit.kaggle.MissingInputError where there are no checkpoints or no audio, ValueError where models were not
     made alike enough to be validated on the same soundscapes, or a truth holds rows that were not predicted.
     """
+    way = _way(run, "", progress)
+    return measure(way.rows, _tried(run, way.rows, way.steps), shares=way.shares, decision=way.decision)
+
+
+def compare_settings(run: EffectsRun, *, progress: bool = True) -> Compared:
+    """What other settings of how the models predict, `run.against`, do to the score of what they would submit: other
+    clips, pooling, post-processing or decisions. The rest, and errors, as for `measure_effects`.
+    """
+    return compare_ways(_way(run, "", progress), _way(replace(run, changes={**run.changes, **run.against}), "_against",
+                                                      progress))
+
+
+def _way(run: EffectsRun, suffix: str, progress: bool) -> Way:
+    """What the models would submit; their rows are kept under a name with this end."""
     work = Workspace(run.work_dir)
     source = run.ensemble or list(run.checkpoints) or work.checkpoints(0)
-    models = load_ensemble(source, competition_dir=run.competition_dir, work=work)
-    rows = _stored(run, models, work, progress)
-    shares = np.array([sum(one.share for one in own) for own in models.models])
+    models = load_ensemble(source, competition_dir=run.competition_dir, year=run.year, work=work,
+                           changes=run.changes)
+    rows = _stored(run, models, work, progress, suffix)
     own = models.predictors[0].config.inference.postprocess if models.members is None else models.members
-    return measure(rows, _tried(run, rows, own), shares=shares, quantile=run.quantile)
+    decision = models.decision if METRICS[rows.metric].on_decisions else None
+    if run.quantile is not None:
+        decision = Member("quantile", {"q": run.quantile})
+    shares = np.array([sum(one.share for one in own) for own in models.models])
+    return Way(rows, shares, models.mean, own, decision)
 
 
-def _tried(run: EffectsRun, rows: Rows, own: Sequence[Member]) -> list[Tried]:
+def _tried(run: EffectsRun, rows: Rows, own: Sequence[NamedOptions]) -> list[Tried]:
     """All that is published, with its data; gates where there are call detectors; what the models themselves do."""
     tried = []
     for one in PUBLISHED:
         steps = tuple(Member(step.name, dict(step.options)) for step in one.steps)
-        bound = bind(steps, run.competition_dir)
+        try:
+            bound = bind(steps, run.competition_dir, year=run.year)
+        except profiles.ProfileError as error:  # groups of animals are in the class tables from 2025 on
+            log.info("%s is not measured: %s", one.label, error)
+            bound = ()
         tried.append(Tried(one.label, bound if len(bound) == len(steps) else None, one.source, one.said))
     heard = bool(np.isfinite(rows.calls).all())
     tried += [Tried(f"call gate, {how}", () if heard else None, "2021 1st and 2nd", gate=how)
@@ -89,14 +128,16 @@ def _tried(run: EffectsRun, rows: Rows, own: Sequence[Member]) -> list[Tried]:
     return tried
 
 
-def _stored(run: EffectsRun, models: Prepared, work: Workspace, progress: bool) -> Rows:
+def _stored(run: EffectsRun, models: Prepared, work: Workspace, progress: bool, suffix: str) -> Rows:
     """The rows, from where an earlier call has left them or predicted."""
     detectors = work.call_detectors()
     gates = load_predictors(detectors) if detectors else []
-    heard = [f"{one.hash} {one.config.inference} {one.share} {one.postprocess}" for one in (*models.predictors, *gates)]
+    # A bundle has the hash of its checkpoint, but not its rows.
+    heard = [f"{one.hash} {one.runtime} {one.config.inference} {one.share} {one.postprocess}"
+             for one in (*models.predictors, *gates)]
     origin = {"models": hashlib.sha256("\n".join(heard).encode()).hexdigest(), "names": list(models.names),
               "truth": "" if run.truth is None else hashlib.sha256(run.truth.read_bytes()).hexdigest()}
-    path = work.path(f"rows_{'validation' if run.truth is None else 'test'}.npz")
+    path = work.path(f"rows_{'validation' if run.truth is None else 'test'}{suffix}.npz")
     if path.is_file():
         rows = Rows.read(path)
         if rows.origin == origin:
@@ -119,7 +160,8 @@ def _of_validation(run: EffectsRun, models: Prepared, gates: list[Predictor], wo
         raise ValueError("models are validated on the same soundscapes only where they are of one split: split, number "
                          f"of soundscapes and sample rate are {sorted(asked)}")
     config: RunConfig = replace(configs[0], validation__kind="composed")
-    recordings, classes = pd.read_parquet(work.recordings()), profiles.read_classes(run.competition_dir)
+    recordings = pd.read_parquet(work.recordings())
+    classes = profiles.read_classes(run.competition_dir, run.competition)
     store = AudioStore(run.competition_dir, config.frontend.sample_rate_hz, limit_gib=config.data.cache_gib,
                        packed=work.packed())
     validation = Validation.prepare(config, recordings[recordings["split"] == config.split], classes, store=store,
@@ -129,14 +171,15 @@ def _of_validation(run: EffectsRun, models: Prepared, gates: list[Predictor], wo
     opened: Opened = [
         (name, lambda wave=wave: SoundscapeWave(wave.wave(), rate_hz))  # type: ignore[misc]
         for name, wave in waves.items()]
-    members, calls, files, _ = _hear(models, gates, opened, classes, validation.window_s)
-    return Rows(np.concatenate(validation.truth), members, files, tuple(classes), models.names, validation.metric,
-                calls)
+    scored = validation.scored or classes
+    members, calls, files, _ = _hear(models, gates, opened, scored, validation.window_s)
+    truth = np.concatenate(validation.truth)[:, [classes.index(name) for name in scored]]
+    return Rows(truth, members, files, tuple(scored), models.names, validation.metric, calls)
 
 
 def _of_test(run: EffectsRun, models: Prepared, gates: list[Predictor], truth_path: Path) -> Rows:
     """On the test soundscapes that a truth has rows for."""
-    competition = profiles.recognise(run.competition_dir)
+    competition = run.competition
     classes = profiles.read_scored(run.competition_dir, competition)
     truth = read_submission(truth_path, classes=classes)
     paths, _ = kaggle.find_test_audio(run.competition_dir)

@@ -9,6 +9,7 @@ from pathlib import Path
 from birdkit.comparison import Validated
 from birdkit.config import Member
 from birdkit.ensembles import EnsembleFile, EnsembleMember, write_ensemble
+from birdkit.metrics import METRICS
 from birdkit.rows import Rows
 from birdkit.run_files import BEST, PREDICTIONS
 from birdkit.settings import from_dict
@@ -46,13 +47,14 @@ class Making:
                 break
         return names
 
-    def ensemble(self, weights: Mapping[str, float], after: Mapping[str, tuple[Member, ...]] | None) -> EnsembleFile:
+    def ensemble(self, weights: Mapping[str, float], after: Mapping[str, tuple[Member, ...]] | None,
+                 decision: Member | None = None) -> EnsembleFile:
         """The ensemble with these weights by name; `after` what is done to each member before the blend, None for what
-        the first one's checkpoint says, done to what is blended."""
+        the first one's checkpoint says, done to what is blended; so with the decision."""
         members = tuple(EnsembleMember(_path_from(path / BEST, self.out.parent), weights[name], name,
                                        postprocess=after[name] if after else ())
                         for name, path in zip(self.names, self.runs, strict=True) if weights[name] > 0)
-        return EnsembleFile(members, self.blend, () if after else None)
+        return EnsembleFile(members, self.blend, () if after else None, decision)
 
 
 def write_equal(making: Making) -> str:
@@ -65,18 +67,20 @@ def write_fitted(making: Making) -> str:
     """Write an ensemble with fitted weights and, beside it, named with _equal, its twin; returns what the fit is worth.
 
     Weights are fitted to what the runs said of their validation, where each is post-processed by itself: so the
-    members of these ensembles are, too, before they are blended.
+    members of these ensembles are, too, before they are blended. Where the metric judges decisions, they are made as
+    the first run makes them, here and in both files.
 
     Raises FileNotFoundError for a run without its predictions, ValueError where runs were not validated on the same
     rows, and as birdkit.weight_fit.fit_weights.
     """
     validated = [Validated.read(path / PREDICTIONS) for path in making.runs]
-    found = fit_weights(Rows.of_validated(validated, making.names), making.blend)
+    decision = _decision(validated[0])
+    found = fit_weights(Rows.of_validated(validated, making.names), making.blend, decision=decision)
     after = {name: _postprocess(one) for name, one in zip(making.names, validated, strict=True)}
     twin = making.out.with_stem(f"{making.out.stem}_equal")
     said = report(found)
-    write_ensemble(making.ensemble(found.weights, after), making.out, comment=said)
-    write_ensemble(making.ensemble(dict.fromkeys(making.names, 1.0), after), twin, comment=said)
+    write_ensemble(making.ensemble(found.weights, after, decision), making.out, comment=said)
+    write_ensemble(making.ensemble(dict.fromkeys(making.names, 1.0), after, decision), twin, comment=said)
     return f"{said}\n{making.out}: fitted weights\n{twin}: equal weights"
 
 
@@ -101,6 +105,13 @@ def _postprocess(one: Validated) -> tuple[Member, ...]:
     """What was done to a run's validation."""
     members = one.origin["config"]["inference"]["postprocess"]
     return tuple(from_dict(Member, member) for member in members)
+
+
+def _decision(one: Validated) -> Member | None:
+    """What made decisions of a run's validation, None where its metric judges probabilities."""
+    if not METRICS[one.metric].on_decisions:
+        return None
+    return from_dict(Member, one.origin["config"]["inference"]["decision"])
 
 
 def _path_from(path: Path, folder: Path) -> str:

@@ -16,6 +16,10 @@
     [[postprocess]]                      # done to what is blended; without, as the first member's checkpoint says
     name = "scale_by_file_top"
     options = {k = 2}
+
+    [decision]                           # of years that ask for decisions; without, the first member's checkpoint's
+    name = "quantile"
+    options = {q = 0.9}
 """
 from __future__ import annotations
 
@@ -29,16 +33,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from birdkit.binding import bind
+from birdkit.binding import bind, bind_changes
 from birdkit.blending import BLENDS
 from birdkit.config import InferenceConfig, Member
 from birdkit.config.base import one_of
+from birdkit.decisions import check_decision
 from birdkit.kaggle import MissingInputError, Workspace
 from birdkit.postprocess import check_members
-from birdkit.predictor import Predictor, load_predictors
+from birdkit.predictor import Predictor, ensemble_decision, load_predictors
 from birdkit.settings import from_dict, to_dict, with_settings
 
-OWN_KEYS = ("postprocess", "gate")  # of InferenceConfig, which have a place of their own
+OWN_KEYS = ("postprocess", "gate", "decision")  # of InferenceConfig, which have a place of their own
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class EnsembleMember:
     weight       in every class in which it has a say, above 0
     name         for messages; empty: the path
     classes      in which it has a say; empty: all it knows
-    inference    changes to how it predicts: settings of InferenceConfig, but for postprocess and gate
+    inference    changes to how it predicts: settings of InferenceConfig, but for postprocess, gate and decision
     postprocess  members of birdkit.postprocess that are done to its own windows, before the blend
     """
 
@@ -67,7 +72,7 @@ class EnsembleMember:
         own = [key for key in OWN_KEYS if key in self.inference]
         if own:
             raise ValueError(f"{self}: inference.{own[0]} is no setting of one member: postprocess is a key beside it, "
-                             "and a gate bears on all")
+                             "a decision one of the file, and a gate bears on all")
         with_settings(InferenceConfig(), self.inference)
         check_members(self.postprocess)
 
@@ -83,17 +88,22 @@ class EnsembleFile:
     blend        one of birdkit.blending.BLENDS
     postprocess  members of birdkit.postprocess, done to what is blended; None for what the first member's checkpoint
                  says, which an empty list is not
+    decision     a member of birdkit.decisions, for years that ask for decisions; None for the first member's
+                 checkpoint's
     """
 
     members: tuple[EnsembleMember, ...]
     blend: str = "probabilities"
     postprocess: tuple[Member, ...] | None = None
+    decision: Member | None = None
 
     def __post_init__(self) -> None:
         one_of("blend", self.blend, tuple(BLENDS))
         if not self.members:
             raise ValueError("there is no member")
         check_members(self.postprocess or ())
+        if self.decision is not None:
+            check_decision(self.decision)
 
 
 @dataclass(frozen=True)
@@ -102,12 +112,19 @@ class Prepared:
 
     models  the predictors of each model, one at every scale
     names   of the models
+    said_decision  what its file says of decisions, None where it says nothing
     """
 
     models: tuple[tuple[Predictor, ...], ...]
     names: tuple[str, ...]
     mean: str = "probabilities"
     members: tuple[Member, ...] | None = None
+    said_decision: Member | None = None
+
+    @property
+    def decision(self) -> Member:
+        """What makes decisions of its probabilities: what its file says, or the first predictor's."""
+        return self.said_decision or ensemble_decision(self.predictors)
 
     @property
     def predictors(self) -> list[Predictor]:
@@ -119,11 +136,12 @@ def read_ensemble(path: Path | str) -> EnsembleFile:
     """Read an ensemble, strictly: ValueError names the file and what is wrong with it."""
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        values = {"blend": "probabilities", "postprocess": None, **values}
+        values = {"blend": "probabilities", "postprocess": None, "decision": None, **values}
         if not isinstance(values.get("members"), list):
             raise ValueError("there is no member: write [[members]] with a path for each")
         return from_dict(EnsembleFile, {**values, "members": [_member(one) for one in values["members"]],
-                                        "postprocess": _with_options(values["postprocess"])}, "ensemble")
+                                        "postprocess": _with_options(values["postprocess"]),
+                                        "decision": _with_options([values["decision"]])[0]}, "ensemble")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
 
@@ -134,6 +152,8 @@ def write_ensemble(ensemble: EnsembleFile, path: Path | str, *, comment: str = "
     lines.append(f"blend = {_toml(ensemble.blend)}")
     if ensemble.postprocess is not None:
         lines.append(f"postprocess = {_toml(to_dict(ensemble.postprocess))}")
+    if ensemble.decision is not None:
+        lines.append(f"decision = {_toml(to_dict(ensemble.decision))}")
     for member in ensemble.members:
         lines += ["", "[[members]]"]
         lines += [f"{one.name} = {_toml(to_dict(value))}" for one in dataclasses.fields(member)
@@ -142,26 +162,33 @@ def write_ensemble(ensemble: EnsembleFile, path: Path | str, *, comment: str = "
 
 
 def load_ensemble(source: Path | str | Sequence[Path | str], *, competition_dir: Path | str,
-                  work: Workspace | None = None, backend: str | None = None, device: str = "cpu",
+                  year: int = 0, work: Workspace | None = None, backend: str | None = None, device: str = "cpu",
                   changes: Mapping[str, Any] | None = None) -> Prepared:
     """The predictors of an ensemble's file, or of checkpoints that count alike, ready for birdkit.inference.predict.
 
     source  a TOML file, or paths of checkpoints or exported bundles
+    year    of the competition, stated; 0 to recognise it
     work    where members that are not beside the file are looked for
-    backend, device, changes  as for birdkit.predictor.load_predictors; a member's own changes go before these
+    backend, device, changes  as for birdkit.predictor.load_predictors; a member's own changes go before these.
+            Members among them may be tables, and get what they need of the competition's files
 
-    Raises ValueError, naming the file, for what is wrong with it, for classes that a member does not know;
+    Raises ValueError, naming the file, for what is wrong with it, for classes that a member does not know, and for a
+    change of what the file itself says for all members;
     birdkit.kaggle.MissingInputError for members that are nowhere; and what birdkit.predictor.load_predictors raises.
     """
     how: dict[str, Any] = {"backend": backend, "device": device}
+    changes = bind_changes(changes or {}, competition_dir, year=year)
     if not isinstance(source, (str, Path)):
         return Prepared(tuple(tuple(load_predictors([path], changes=changes, **how)) for path in source),
                         tuple(map(str, source)))
     file = _find(str(source), Path(), work, "ensemble")
     ensemble, models = read_ensemble(file), []
+    twice = [name for name in ("postprocess", "decision") if name in changes and getattr(ensemble, name) is not None]
+    if twice:
+        raise ValueError(f"{file} says {twice[0]}, and so do the changes: one of them has to go")
     for member in ensemble.members:
         own = load_predictors([_find(member.path, file.parent, work, f"{file}: member")],
-                              changes={**(changes or {}), **member.inference}, **how)
+                              changes={**changes, **member.inference}, **how)
         for predictor in own:
             unknown = sorted(set(member.classes) - set(predictor.classes))
             if unknown:
@@ -169,10 +196,12 @@ def load_ensemble(source: Path | str | Sequence[Path | str], *, competition_dir:
                                  f"{', '.join(unknown[:5])}")
             predictor.share *= member.weight
             predictor.speaks_for = frozenset(member.classes or predictor.classes)
-            predictor.postprocess = bind(member.postprocess, competition_dir)
+            predictor.postprocess = bind(member.postprocess, competition_dir, year=year)
         models.append(tuple(own))
-    after = None if ensemble.postprocess is None else bind(ensemble.postprocess, competition_dir)
-    return Prepared(tuple(models), tuple(map(str, ensemble.members)), ensemble.blend, after)
+    after = None if ensemble.postprocess is None else bind(ensemble.postprocess, competition_dir, year=year)
+    own_decision = ensemble.decision and bind_changes({"decision": ensemble.decision}, competition_dir, year=year)
+    return Prepared(tuple(models), tuple(map(str, ensemble.members)), ensemble.blend, after,
+                    own_decision["decision"] if own_decision else None)
 
 
 def _find(path: str, folder: Path, work: Workspace | None, what: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,12 @@ from tqdm import tqdm
 from birdkit import blending, postprocess
 from birdkit.config import MEANS, Member
 from birdkit.config.base import one_of
-from birdkit.levels import Levels
+from birdkit.levels import Levels, shares_of
 from birdkit.listening import Listened, Listener
 from birdkit.output import SEDOutput
-from birdkit.pace import Clock, one_thread
-from birdkit.predictor import Predictor, load_predictors
-from birdkit.repetition import TOLERANCE, Spread, spread, spread_of_probabilities
+from birdkit.pace import Clock, Taken, one_thread, plans
+from birdkit.predictor import Predictor, load_predictors, models_of
+from birdkit.repetition import Spread
 from birdkit.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
 from birdkit.tables import CALL
 from birdkit.view import LEAST_WINDOW_S
@@ -37,10 +38,20 @@ __all__ = ["Ensemble", "Heard", "PredictionError", "Predictions", "Predictor", "
 log = logging.getLogger(__name__)
 
 WINDOW_COLUMNS = ("file", "start_s", "end_s")
+NOT_FINITE = "not finite"
+INTERIM_SHARE = 30  # times as long as a call of `interim` took, until the next: it may take 3 % of the time
 
 
 class PredictionError(RuntimeError):
-    """Probabilities that cannot be right; the message names the soundscape."""
+    """Probabilities that cannot be right; the message holds the soundscape and the reason, `reason` that alone."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[PredictionError], tuple[str, str]]:
+        return type(self), (self.name, self.reason)
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Predictions:
     durations_s  length of each soundscape that has rows
     notes   what is unusual about some of these
     dropped  what was left out because time was short, and from which soundscape on, in words
+    taken   how long it took; None where nothing was predicted
     """
 
     table: pd.DataFrame
@@ -60,6 +72,7 @@ class Predictions:
     durations_s: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    taken: Taken | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Apart:
     calls       (W,) probability of a call, 1 without a gate
     duration_s  length of the soundscape
     notes       what is unusual about it
-    n_used      predictors that heard it, from the front of the list
+    used        places in the list of the predictors that heard it
     spreads     of each of those, how far apart its rows lie
     """
 
@@ -80,7 +93,7 @@ class Apart:
     calls: np.ndarray
     duration_s: float
     notes: tuple[str, ...]
-    n_used: int
+    used: tuple[int, ...]
     spreads: tuple[Spread, ...] = ()
 
 
@@ -106,7 +119,8 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
             classes: Sequence[str] | None = None, gates: Sequence[Predictor] | None = None, gate: str = "",
             stride_s: float | None = None, mean: str = MEANS[0], members: Sequence[Member] | None = None,
             progress: bool = True, deadline: Clock | None = None, workers: int = 0,
-            interim: Callable[[Predictions], object] | None = None, every_s: float = 180.0) -> Predictions:
+            interim: Callable[[Predictions], object] | None = None, every_s: float = 180.0,
+            spare: bool = False) -> Predictions:
     """Predict every window of soundscape files with an ensemble. Constant memory but for the rows.
 
     A file that cannot be read goes to `faults` with the reason and costs nothing else.
@@ -125,12 +139,14 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
     mean      how what the predictors say of a window becomes one, a name in birdkit.blending.BLENDS. "rank" and
               "histogram" keep every predictor's rows until the last file is predicted
     members   of birdkit.postprocess, done to what is blended; None for what the first predictor's config says
-    deadline  when time grows short, test-time augmentation (overlapping and shifted clips) is left out, then predictors
-              from the end of the list (see birdkit.pace.Pace), and when it is up the remaining files go to `faults`.
-              What fewer predictors heard is made comparable, see birdkit.levels. Gates stay: files with and without
-              one could not be compared
+    deadline  when time grows short, test-time augmentation (overlapping and shifted clips) is left out, then all scales
+              of a model but its first, then models from the end of the list (see birdkit.pace.Pace), and when it is up
+              the remaining files go to `faults`. What fewer predictors heard is made comparable, see birdkit.levels.
+              Gates stay: files with and without one could not be compared
     workers   threads that read and transform ahead, 0 for one per core, at most four
-    interim   called with what is predicted so far, each time that `every_s` seconds have passed
+    interim   called with what is predicted so far, each time that `every_s` seconds have passed, and INTERIM_SHARE
+              times as long as its last call took
+    spare     True enters a soundscape with a probability that is not finite in `faults`, instead of raising
 
     Raises ValueError for files named twice, no predictors, weights that do not fit, a class nobody knows, gates that
     are no call detectors; PredictionError where a probability is not finite, naming the file.
@@ -143,7 +159,7 @@ def predict(files: Sequence[Path | str], predictors: Sequence[Predictor], *, win
                         stride_s=stride_s, mean=mean, members=members)
     bar = tqdm(names, desc="predict", unit="file", disable=not progress, mininterval=1.0)
     return ensemble.run(((name, lambda name=name: SoundscapeFile(folder / name)) for name in bar),  # type: ignore[misc]
-                        len(names), deadline=deadline, workers=workers, interim=interim, every_s=every_s)
+                        len(names), deadline=deadline, workers=workers, interim=interim, every_s=every_s, spare=spare)
 
 
 def predict_waves(waves: Iterable[tuple[str, np.ndarray]], predictors: Sequence[Predictor], *, window_s: float,
@@ -192,17 +208,24 @@ class Ensemble:
         nobody = [name for name, total in zip(self.classes, self.shares.sum(0), strict=True) if total <= 0]
         if nobody:
             raise ValueError(f"{len(nobody)} classes are known to no predictor with a weight: {', '.join(nobody[:5])}")
-        # Fewer predictors than this would leave a class without anyone who knows it.
-        self.least = 1 + int((np.cumsum(self.shares, axis=0) > 0).all(1).argmax())
+        self.models = models_of(self.predictors)
+        # Fewer models than this would leave a class without anyone who knows it.
+        self.least = 1 + self.models[int((np.cumsum(self.shares, axis=0) > 0).all(1).argmax())]
         self.settings = self.predictors[0].config.inference
         self.members = self.settings.postprocess if members is None else tuple(members)
         postprocess.check_members(self.members)
+        overruled = [one for one in self.predictors if one.config.inference.postprocess != self.members]
+        if members is None and overruled:
+            log.warning("%d of %d predictors were trained with another post-processing than the first, which holds: "
+                        "%s, not %s (%s)", len(overruled), len(self.predictors), self.members,
+                        overruled[0].config.inference.postprocess, overruled[0].label)
         self.how = gate or ("none" if gates is None else self.settings.gate)
         self.gates = _checked_gates(gates or (), self.how)
+        self.listener = Listener(self.predictors, self.gates, self.least)
 
     def run(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
             deadline: Clock | None = None, workers: int = 0, interim: Callable[[Predictions], object] | None = None,
-            every_s: float = 180.0) -> Predictions:
+            every_s: float = 180.0, spare: bool = False) -> Predictions:
         """Predict soundscapes that are opened one after the other, reading ahead in threads.
 
         n_soundscapes  how many there are, for the share of the time each may take; needed with a deadline
@@ -211,17 +234,19 @@ class Ensemble:
         dropped: list[str] = []
         levels = self._levels(deadline)
         rows: list[tuple[Apart, np.ndarray | None]] = []
-        told_s = time.monotonic()
+        next_s = time.monotonic() + every_s
         for one in self.listen(named, n_soundscapes, faults=faults, dropped=dropped, deadline=deadline,
-                                workers=workers):
+                               workers=workers, spare=spare):
             if blending.needs_all_rows(self.mean):
                 rows.append((one, None))
             else:
                 rows.append((dataclasses.replace(one, apart=one.apart[:0], calls=one.calls[:0]),
                              self._joined(one, levels)))
-            if interim is not None and time.monotonic() - told_s >= every_s:
+            begin_s = time.monotonic()
+            if interim is not None and begin_s >= next_s:
                 interim(self._predictions(rows, faults, dropped))
-                told_s = time.monotonic()
+                end_s = time.monotonic()
+                next_s = end_s + max(every_s, INTERIM_SHARE * (end_s - begin_s))
         if faults:
             log.warning("%d soundscapes could not be predicted, the first: %s", len(faults), next(iter(faults.items())))
         return self._predictions(rows, faults, dropped)
@@ -250,27 +275,35 @@ class Ensemble:
         """
         if blending.needs_all_rows(self.mean):
             raise ValueError(f"mean = {self.mean!r} needs the rows of all soundscapes, but one is given")
-        return self._joined(Apart(name, apart, np.ones(apart.shape[1]), 0.0, (), len(apart)), None)
+        return self._joined(Apart(name, apart, np.ones(apart.shape[1]), 0.0, (), tuple(range(len(apart)))), None)
 
     def _levels(self, deadline: Clock | None) -> Levels | None:
         """What keeps soundscapes comparable that fewer predictors hear; nothing where that cannot happen, and where
         blending itself compares rows by their ranks."""
-        if deadline is None or len(self.predictors) == self.least or blending.needs_all_rows(self.mean):
+        _, *fewer = dict.fromkeys(plan.used for plan in plans(list(Counter(self.models).values()), self.least))
+        if deadline is None or not fewer or blending.needs_all_rows(self.mean):
             return None
-        return Levels(self.shares, self.mean, self.least)
+        return Levels(self.shares, self.mean, self.models, fewer)
 
     def listen(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], n_soundscapes: int = 0, *,
                faults: dict[str, str], dropped: list[str] | None = None, deadline: Clock | None = None,
-               workers: int = 0) -> Iterator[Apart]:
+               workers: int = 0, spare: bool = False) -> Iterator[Apart]:
         """What each predictor hears, one soundscape after the other; arguments as for `stream`.
 
         dropped  what is left out because time is short, and from where on, is entered in words
+        spare    as for `predict`
         """
-        listener = Listener(self.predictors, self.gates, self.least)
-        for one in listener.listen(named, n_soundscapes, faults=faults, dropped=[] if dropped is None else dropped,
-                                   deadline=deadline, workers=workers):
-            with one_thread():
-                apart = self._apart(one)
+        for one in self.listener.listen(named, n_soundscapes, faults=faults, dropped=[] if dropped is None else dropped,
+                                        deadline=deadline, workers=workers):
+            try:
+                with one_thread():
+                    apart = self._apart(one)
+            except PredictionError as error:
+                if not spare:
+                    raise
+                log.error("%s", error)
+                faults[error.name] = error.reason
+                continue
             yield apart
 
     def _apart(self, heard: Listened) -> Apart:
@@ -285,41 +318,38 @@ class Ensemble:
                                               stride_s=self.stride_s)
             faulty = np.count_nonzero(~np.isfinite(values))
             if faulty:
-                raise PredictionError(f"{heard.name}: {faulty} of {values.size} probabilities are not finite, from "
-                                      f"predictors {one.hash[:12] or one.config.name}")
+                raise PredictionError(heard.name, f"{faulty} of {values.size} probabilities are {NOT_FINITE}, from "
+                                                  f"predictors {one.hash[:12] or one.config.name}")
             return values
-
-        def finished(one: Predictor, values: np.ndarray) -> np.ndarray:
-            if not one.postprocess:
-                return values
-            return postprocess.apply(np.clip(values, 0, 1), one.postprocess, classes=one.classes, file=heard.name)
 
         apart = np.full((len(self.predictors), windows, len(self.classes)), np.nan, np.float32)
         column = {name: index for index, name in enumerate(self.classes)}
         spreads = []
-        for into, predictor, output in zip(apart, self.predictors, heard.outputs, strict=False):
+        for index, output in zip(heard.used, heard.outputs, strict=True):
+            into, predictor = apart[index], self.predictors[index]
             pairs = [(column[name], own) for own, name in enumerate(predictor.classes)
                      if name in column and name in predictor.speaks_for]
             raw = of_windows(predictor, output)
-            spreads.append(_spread(predictor, output, raw))
-            values = finished(predictor, raw)
+            logits = (output.clip_logits.numpy(), output.segment_logits.numpy())
+            spreads.append(Spread.of(logits, raw, precision=predictor.precision))
+            values = predictor.finished(raw, heard.name)
             for to, own in pairs:
                 into[:, to] = values[:, own]
         calls = np.ones(windows)
         if self.gates:
-            calls = np.average([finished(one, of_windows(one, output))[:, 0]
+            calls = np.average([one.finished(of_windows(one, output), heard.name)[:, 0]
                                 for one, output in zip(self.gates, heard.calls, strict=True)],
                                axis=0, weights=[one.share for one in self.gates])
         return Apart(heard.name, apart, calls, heard.soundscape.duration_s, heard.soundscape.notes,
-                     len(heard.outputs), tuple(spreads))
+                     heard.used, tuple(spreads))
 
     def _joined(self, one: Apart, levels: Levels | None) -> np.ndarray:
         """The probabilities of one soundscape's windows, (W, K) float32, blended by a way that needs no others."""
-        blended = blending.blend(one.apart, self.shares, self.mean)
-        if levels is not None and one.n_used == len(self.predictors):
+        blended = blending.blend(one.apart, shares_of(self.shares, self.models, one.used), self.mean)
+        if levels is not None and len(one.used) == len(self.predictors):
             levels.learn(one.apart, blended)
         elif levels is not None:
-            blended = levels.lift(blended, one.n_used)
+            blended = levels.lift(blended, one.used)
         return self._finished(one, blended)
 
     def _finished(self, one: Apart, blended: np.ndarray) -> np.ndarray:
@@ -334,7 +364,11 @@ class Ensemble:
         finished = [values for _, values in rows if values is not None]
         if rows and not finished:
             ends = np.cumsum([len(one.calls) for one, _ in rows])
-            blended = blending.blend(np.concatenate([one.apart for one, _ in rows], axis=1), self.shares, self.mean)
+            shares = self.shares
+            if any(len(one.used) < len(self.predictors) for one, _ in rows):
+                shares = np.concatenate([np.repeat(shares_of(shares, self.models, one.used)[:, None], len(one.calls), 1)
+                                         for one, _ in rows], axis=1)
+            blended = blending.blend(np.concatenate([one.apart for one, _ in rows], axis=1), shares, self.mean)
             finished = [self._finished(one, part)
                         for (one, _), part in zip(rows, np.split(blended, ends[:-1]), strict=True)]
         counts = [len(values) for values in finished]
@@ -345,13 +379,7 @@ class Ensemble:
         table = pd.concat([windows, pd.DataFrame(values, columns=list(self.classes))], axis=1)
         return Predictions(table, pd.DataFrame({"file": list(faults), "reason": list(faults.values())}, dtype=object),
                            {one.name: one.duration_s for one, _ in rows},
-                           {one.name: one.notes for one, _ in rows if one.notes}, tuple(dropped))
-
-
-def _spread(predictor: Predictor, output: SEDOutput, windows: np.ndarray) -> Spread:
-    """How far apart the clips of a soundscape lie, and the windows, (W, K), that were made of them."""
-    of_clips = [spread(logits.numpy()) for logits in (output.clip_logits, output.segment_logits)]
-    return Spread(max(of_clips), spread_of_probabilities(windows), TOLERANCE[predictor.precision])
+                           {one.name: one.notes for one, _ in rows if one.notes}, tuple(dropped), self.listener.taken)
 
 
 def _checked_gates(gates: Sequence[Predictor], how: str) -> list[Predictor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -179,16 +180,18 @@ class Workspace:
     def checkpoints(self, round: int, *, earlier: int = 0, bundle: str = "") -> list[Path]:
         """The best checkpoint of every run of a round, and of as many `earlier` rounds: an ensemble.
 
-        Those of `folder`, or where it has none of all attached outputs. MissingInputError if a round has none.
+        The newest round comes first, and in it splits in the order of their numbers: what is last is left out first
+        when time is short, and the first one's post-processing and decision hold for all. Those of `folder`, or where
+        it has none of all attached outputs. MissingInputError if a round has none.
 
         bundle  name of the folder that `birdkit export` wrote beside each checkpoint, such as "openvino_int8": these
                 bundles instead. MissingInputError where a checkpoint that is there has none
         """
-        rounds = range(max(round - earlier, 0), round + 1)
+        rounds = range(round, max(round - earlier, 0) - 1, -1)
         runs = [f"round{number}_split*" for number in rounds]
         if not bundle:
-            return [path for run in runs for path in self._find(f"{run}/best.safetensors")]
-        found = [path.parent for run in runs for path in self._find(f"{run}/{bundle}/bundle.json")]
+            return [path for run in runs for path in _by_number(self._find(f"{run}/best.safetensors"))]
+        found = [path.parent for run in runs for path in _by_number(self._find(f"{run}/{bundle}/bundle.json"))]
         trained = {path.parent.name for run in runs for path in self.look(f"{run}/best.safetensors")}
         without = sorted(trained - {path.parent.name for path in found})
         if without:
@@ -207,7 +210,7 @@ class Workspace:
 
     def call_detectors(self) -> list[Path]:
         """The best checkpoint of every call detector, from where `checkpoints` looks; none is no error."""
-        return self.look("call_split*/best.safetensors")
+        return _by_number(self.look("call_split*/best.safetensors"))
 
     def teachers(self, round: int) -> list[Path]:
         """The checkpoints that label soundscapes for round `round`: none in round 0."""
@@ -287,6 +290,15 @@ def _audio(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES)
+
+
+def _by_number(paths: Iterable[Path]) -> list[Path]:
+    """Files in the folders of runs, in the order of the numbers in their names: split 2 before split 10."""
+    def key(path: Path) -> list[tuple[int, str]]:
+        run = next(part for part in reversed(path.parts) if "_split" in part)
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", run)]
+
+    return sorted(paths, key=key)
 
 
 def _listed(paths: Iterable[str | Path]) -> str:

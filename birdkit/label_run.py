@@ -116,7 +116,7 @@ def label_round(run: LabelRun, *, progress: bool = True) -> RoundLabels:
     if run.ensemble:
         if teachers:
             raise ValueError(f"{run.ensemble} lists the teachers: give no others")
-        teachers = pseudolabel.EnsembleTeachers(Path(run.ensemble), run.competition_dir, work)
+        teachers = pseudolabel.EnsembleTeachers(Path(run.ensemble), run.competition_dir, work, run.year)
     else:
         run.check_teachers(teachers)
     recordings = _read_table(work.recordings, needed=config.recordings)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from birdkit import bundles, checkpoint
-from birdkit.backends import AUTO, TorchClassifier, choose_backend
+from birdkit import bundles, checkpoint, postprocess
+from birdkit.backends import AUTO, Backend, TorchClassifier, choose_backend
 from birdkit.bundles import Bundle, BundleError
 from birdkit.config import Member, RunConfig
 from birdkit.export import export
 from birdkit.frontend import FrontEnd
 from birdkit.models.base import Model, lengthen
 from birdkit.output import SEDOutput, probabilities
-from birdkit.settings import replace
+from birdkit.settings import replace, with_settings
 from birdkit.view import View
 from birdkit.windows import window_bounds
 
@@ -40,6 +40,7 @@ class Predictor:
     seen        files whose labels the model was trained on
     seen_content  their contents, as birdkit.audio.check has them, as far as the training tables said
     pseudo      names and contents of those of them whose labels were pseudo-labels alone
+    place       of its scale among the run config's: 0 begins a model, the others are that model at further scales
     share       weight in an ensemble: one model at several scales counts as one
     speaks_for  classes in which it has a say there: all it knows, unless an ensemble's file says otherwise
     postprocess  members of birdkit.postprocess that are done to its windows before they join those of others
@@ -50,7 +51,7 @@ class Predictor:
     def __init__(self, frontend: FrontEnd, classify: Callable[[Tensor], SEDOutput], *, config: RunConfig,
                  classes: Sequence[str], n_segments: int, source: str = "", hash: str = "",
                  seen: frozenset[str] = frozenset(), seen_content: frozenset[str] = frozenset(),
-                 pseudo: frozenset[str] = frozenset()) -> None:
+                 pseudo: frozenset[str] = frozenset(), place: int = 0) -> None:
         if frontend.config != config.frontend:
             raise ValueError(f"the front end {frontend.config} is not the run config's {config.frontend}")
         self.frontend = frontend
@@ -63,6 +64,7 @@ class Predictor:
         self.seen = seen
         self.seen_content = seen_content
         self.pseudo = pseudo
+        self.place = place
         self.share = 1 / len(config.inference.scales)
         self.speaks_for = frozenset(self.classes)
         self.postprocess: tuple[Member, ...] = ()
@@ -79,8 +81,21 @@ class Predictor:
         """A model in memory, on the device it is on, in float32, at each scale of the config: what training validates
         with."""
         return [cls(one.frontend, TorchClassifier(one), config=scaled(config, times), classes=classes,
-                    n_segments=one.n_segments)
-                for times in config.inference.scales for one in [lengthen(model, times)]]
+                    n_segments=one.n_segments, place=place)
+                for place, times in enumerate(config.inference.scales) for one in [lengthen(model, times)]]
+
+    @property
+    def label(self) -> str:
+        """What a report calls it: its file, or the run's name, with the length of its clips at a further scale."""
+        name = self.source or self.config.name
+        return f"{name} at {self.config.frontend.clip_s:g} s" if self.place else name
+
+    @property
+    def runtime(self) -> str:
+        """Backend and precision of its network, such as "openvino at int8"; "" for one that is neither's."""
+        if not isinstance(self.classify, Backend):
+            return ""
+        return f"{self.classify.backend} at {self.classify.precision}"
 
     @property
     def precision(self) -> str:
@@ -115,6 +130,12 @@ class Predictor:
         values = torch.stack([self._pooled(output, starts, some) for some in moved])
         return (values.mean(0) if shift else values[0]).numpy()
 
+    def finished(self, values: np.ndarray, file: str) -> np.ndarray:
+        """What `postprocess` makes of the probabilities of a soundscape's windows, (W, K) -> (W, K)."""
+        if not self.postprocess:
+            return values
+        return postprocess.apply(np.clip(values, 0, 1), self.postprocess, classes=self.classes, file=file)
+
     def _pooled(self, output: SEDOutput, starts: np.ndarray, bounds: np.ndarray) -> Tensor:
         """Probabilities of windows with these bounds, (W, K)."""
         before, after = self.view.context_samples, self.config.frontend.n_samples
@@ -127,6 +148,11 @@ class Predictor:
                              output.pooled)
             blocks.append(probabilities(part, torch.from_numpy(coverage), pool=self.config.inference.pool))
         return torch.cat(blocks)
+
+
+def models_of(predictors: Sequence[Predictor]) -> list[int]:
+    """Of each predictor of a list, the number of the model whose scale it is: those of one model follow each other."""
+    return [max(0, number - 1) for number in np.cumsum([one.place == 0 for one in predictors]).tolist()]
 
 
 def scaled(config: RunConfig, times: int) -> RunConfig:
@@ -147,13 +173,17 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
 
     backend    a name in birdkit.backends.BACKENDS, or "auto" for the first of openvino, onnxruntime and torch that is
                installed; None takes the run config's. A bundle has its own, and is refused where another is asked for
-    precision  one of birdkit.backends.PRECISIONS, but for int8, which only bundles have; None takes the run config's,
-               or the bundle's
+    precision  one of birdkit.backends.PRECISIONS; None takes the run config's, or the bundle's. A checkpoint on the CPU
+               is converted at f32 alone: what is lower is proven on real audio, when `birdkit export` makes a bundle.
+               On a GPU torch also has bf16
     threads    CPU threads of a network that is not torch's, 0 for all
     device     "cpu", or a GPU, on which the backend is torch
-    changes    to how every one of them predicts, such as {"clip_step_s": 2.5}: settings of InferenceConfig
+    changes    to how every one of them predicts, such as {"clip_step_s": 2.5}: settings of InferenceConfig, as
+               birdkit.settings.with_settings takes them. What post-processing among them needs of a competition's files
+               is filled in by birdkit.binding
 
-    Raises FileNotFoundError, CheckpointError (see birdkit.checkpoint.load) or BundleError (see birdkit.bundles),
+    Raises ValueError or TypeError, naming it, for what is no setting or no value of it; FileNotFoundError,
+    CheckpointError (see birdkit.checkpoint.load) or BundleError (see birdkit.bundles),
     ExportError where the converted network differs from the model, ImportError where the packages of the backend that
     is asked for are not installed.
     """
@@ -165,18 +195,19 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
             predictors += bundle_predictors(bundle, threads=threads, changes=changes)
             continue
         loaded = checkpoint.load(path, device=device)
-        config = dataclasses.replace(loaded.config, inference=replace(loaded.config.inference, **(changes or {})))
+        config = _changed(loaded.config, changes)
         at = precision or config.inference.precision
-        if at == "int8":
-            raise ValueError(f"{path}: int8 needs audio to measure its ranges on; load the bundle that "
-                             "`birdkit export --precision int8` makes of it")
-        chosen = choose_backend(backend or config.inference.backend, precision=at, device=device, of=str(path))
-        for times in config.inference.scales:
+        if at != "f32" and device == "cpu":
+            raise ValueError(f"{path}: {at} has to be proven on real audio: load the bundle (BUNDLE in notebook 04) "
+                             f"that `birdkit export --precision {at} --audio DIR` makes of it, or ask for f32")
+        chosen = choose_backend(backend or config.inference.backend, device=device, of=str(path))
+        for place, times in enumerate(config.inference.scales):
             model = lengthen(loaded.model, times)
             predictors.append(Predictor(model.frontend, _network(model, chosen, at, threads),
                                         config=scaled(config, times), classes=loaded.classes,
                                         n_segments=model.n_segments, source=str(path), hash=loaded.hash,
-                                        seen=loaded.seen, seen_content=loaded.seen_content, pseudo=loaded.pseudo))
+                                        seen=loaded.seen, seen_content=loaded.seen_content, pseudo=loaded.pseudo,
+                                        place=place))
         log.info("%s: %s at %s", path, chosen, at)
     return predictors
 
@@ -184,16 +215,22 @@ def load_predictors(paths: Sequence[Path | str], *, backend: str | None = None, 
 def bundle_predictors(bundle: Bundle, *, threads: int = 0,
                       changes: Mapping[str, Any] | None = None) -> list[Predictor]:
     """The predictors of a bundle, one for each of its networks, as `load_predictors` makes them."""
-    config = dataclasses.replace(bundle.config, inference=replace(bundle.config.inference, **(changes or {})))
+    config = _changed(bundle.config, changes)
     opened = {one.times: one for one in bundles.open_networks(bundle, threads=threads)}
     absent = [times for times in config.inference.scales if times not in opened]
     if absent:
         raise ValueError(f"{bundle.folder} was exported with the scales {tuple(opened)}; it has none for {absent}")
-    log.info("%s: %s at %s, made from %s", bundle.folder, bundle.backend, bundle.precision, bundle.checkpoint)
+    log.info("%s: %s at %s, made from %s%s", bundle.folder, bundle.backend, bundle.precision, bundle.checkpoint,
+             f", proven on {bundle.gate['rows']} rows of {bundle.gate['audio']}" if bundle.gate else "")
     return [Predictor(one.frontend, one.classify, config=scaled(config, one.times), classes=bundle.classes,
                       n_segments=one.n_segments, source=str(bundle.folder), hash=bundle.hash, seen=bundle.seen,
-                      seen_content=bundle.seen_content, pseudo=bundle.pseudo)
-            for one in (opened[times] for times in config.inference.scales)]
+                      seen_content=bundle.seen_content, pseudo=bundle.pseudo, place=place)
+            for place, one in enumerate(opened[times] for times in config.inference.scales)]
+
+
+def _changed(config: RunConfig, changes: Mapping[str, Any] | None) -> RunConfig:
+    """A run config that predicts with some settings of its InferenceConfig changed."""
+    return dataclasses.replace(config, inference=with_settings(config.inference, changes or {}))
 
 
 def _check_asked(bundle: Bundle, backend: str | None, precision: str | None, device: str) -> None:
@@ -222,7 +259,7 @@ def _network(model: Model, backend: str, precision: str, threads: int) -> Callab
         return TorchClassifier(model, precision=precision)
     wave = checkpoint.golden_wave(model.frontend.config.n_samples)
     waves = torch.cat([wave, wave.flip(1), wave.roll(997, 1).square()])
-    return export(model, waves, backend=backend, precision=precision, threads=threads)
+    return export(model, waves, backend=backend, threads=threads)
 
 
 def join_outputs(parts: Sequence[SEDOutput]) -> SEDOutput:

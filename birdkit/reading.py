@@ -68,6 +68,7 @@ class ReadAhead:
     workers    threads
     is_over    True when no further soundscape shall be opened
     augmented  may be set to False at any time: from then on only the clips that are needed are made
+    n_lost     soundscapes so far that are entered as faults
     """
 
     def __init__(self, makers: Mapping[View, Predictor], workers: int, *, is_over: Callable[[], bool]) -> None:
@@ -75,6 +76,7 @@ class ReadAhead:
         self.workers = workers
         self.is_over = is_over
         self.augmented = True
+        self.n_lost = 0
 
     def groups(self, named: Iterable[tuple[str, Callable[[], Soundscape]]], faults: dict[str, str],
                at_once: Callable[[], int]) -> Generator[list[Piece]]:
@@ -89,7 +91,7 @@ class ReadAhead:
         with ThreadPoolExecutor(self.workers, "birdkit-read") as pool:
             try:
                 for job in self._ahead(self._jobs(named, faults, pool), group):
-                    piece = _finished_file(job, faults)
+                    piece = self._finished(job, faults)
                     if piece is None:
                         continue
                     if group and not (piece.first and piece.last):
@@ -121,12 +123,12 @@ class ReadAhead:
         """Soundscapes opened one after the other, their pieces handed to the threads."""
         for name, opened in named:
             if self.is_over():
-                faults[name] = OUT_OF_TIME
+                self._lose(name, OUT_OF_TIME, faults)
                 continue
             try:
                 soundscape = opened()
             except AudioError as error:
-                faults[name] = error.reason
+                self._lose(name, error.reason, faults)
                 continue
             pieces = soundscape.pieces()
             for index, piece in enumerate(pieces):
@@ -147,16 +149,20 @@ class ReadAhead:
             prepared[view] = Images(images, starts[made], needed[made])
         return prepared
 
+    def _finished(self, job: _Job, faults: dict[str, str]) -> Piece | None:
+        """The piece of a job; None where its soundscape cannot be read."""
+        if job.name in faults:
+            return None
+        try:
+            return Piece(job.name, job.soundscape, job.images.result(), job.first, job.last)
+        except AudioError as error:
+            self._lose(job.name, error.reason, faults)
+            return None
 
-def _finished_file(job: _Job, faults: dict[str, str]) -> Piece | None:
-    """The piece of a job; None where its soundscape cannot be read."""
-    if job.name in faults:
-        return None
-    try:
-        return Piece(job.name, job.soundscape, job.images.result(), job.first, job.last)
-    except AudioError as error:
-        faults[job.name] = error.reason
-        return None
+    def _lose(self, name: str, reason: str, faults: dict[str, str]) -> None:
+        """Enter a soundscape that is not heard."""
+        faults[name] = reason
+        self.n_lost += 1
 
 
 def _n_images(group: Sequence[Piece]) -> int:

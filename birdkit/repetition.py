@@ -5,6 +5,7 @@ overlapping clips are averaged with weights that do not quite sum to one. So not
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,14 @@ class Spread:
     clips: float
     windows: float
     tolerance: float = TOLERANCE["f32"]
+
+    @classmethod
+    def of(cls, clips: Sequence[np.ndarray], windows: np.ndarray, *, precision: str) -> Spread:
+        """Of a predictor's logits of clips, each (B, ...), and its probabilities of windows, (W, K).
+
+        precision  one of birdkit.backends.PRECISIONS
+        """
+        return cls(max(map(spread, clips)), spread_of_probabilities(windows), TOLERANCE[precision])
 
     @property
     def clips_are_one(self) -> bool:

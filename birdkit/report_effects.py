@@ -1,12 +1,14 @@
 """Measured effects for people: tables as text or markdown, and as CSV."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from birdkit.effects import ALPHA, Effect, Measured
+from birdkit.effects import ALPHA, Compared, Effect, Measured
 from birdkit.metrics import Interval
 from birdkit.report_compare import markdown_table
 
@@ -25,6 +27,16 @@ def effects_text(measured: Measured, *, markdown: bool = False) -> str:
     lines += ["", "differences to nothing done, paired bootstrap over soundscapes, 95 %; verdicts after Holm over "
               f"{tries} and {len(measured.blends)} tries at {ALPHA:g}"]
     return "\n".join(lines)
+
+
+def compared_text(compared: Compared, changes: Mapping[str, Any], against: Mapping[str, Any]) -> str:
+    """What further changes of how models predict score beside those that are made anyway, in words."""
+    said, other = (", ".join(f"{name} = {json.dumps(value)}" for name, value in one.items())
+                   for one in (changes, {**changes, **against}))
+    return "\n".join([f"{compared.metric} on {compared.n_soundscapes} soundscapes, as submitted",
+                      f"{said or 'as the models say'}: {compared.as_is}", f"{other}: {compared.changed}",
+                      f"difference: {_difference_text(compared.difference)}, {compared.verdict} (paired bootstrap over "
+                      "soundscapes, 95 %)"])
 
 
 def write_effects(measured: Measured, path: Path | str) -> None:

@@ -63,7 +63,8 @@ class Run:
         """The run config; ValueError, TypeError or KeyError where the recipe or a change is none."""
         config = recipes.for_competition(self._recipe_config(), self.competition_dir, year=self.year,
                                          folders=self.noise)
-        return replace(config, inference__postprocess=bind(config.inference.postprocess, self.competition_dir))
+        bound = bind(config.inference.postprocess, self.competition_dir, year=self.year)
+        return replace(config, inference__postprocess=bound)
 
     def classes(self) -> tuple[str, ...]:
         """The class names; birdkit.profiles.ProfileError where the competition's files do not fit."""

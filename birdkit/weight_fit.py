@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from birdkit.blending import join_prepared, prepare
+from birdkit.decisions import decide
 from birdkit.metrics import METRICS, Interval, bootstrap_difference, bootstrap_interval
+from birdkit.postprocess.base import NamedOptions
 from birdkit.rows import Rows
 
 SHRINKAGES = (1.0, 0.75, 0.5, 0.25, 0.0)  # how far fitted weights are moved back to equal ones
@@ -50,7 +52,7 @@ class Fit:
         return self.honest.low > 0
 
 
-def fit_weights(rows: Rows, how: str = "probabilities", *, seed: int = 0) -> Fit:
+def fit_weights(rows: Rows, how: str = "probabilities", *, seed: int = 0, decision: NamedOptions | None = None) -> Fit:
     """Weights of the members that score highest, shrunk towards equal.
 
     Weights are searched one after the other from equal ones, with ever smaller steps, and moved back by the shrinkage
@@ -59,34 +61,39 @@ def fit_weights(rows: Rows, how: str = "probabilities", *, seed: int = 0) -> Fit
 
     how   one of birdkit.blending.BLENDS, but for the minimum, in which weights do not count
     seed  of which files are in which part
+    decision  a member of birdkit.decisions that makes decisions of a blend, where the metric judges those; a quantile
+          is that of the rows that are scored
 
-    Raises ValueError for fewer than two members, or fewer files than twice the parts.
+    Raises ValueError for fewer than two members, fewer files than twice the parts, or a metric of decisions and none.
     """
+    if decision is None and METRICS[rows.metric].on_decisions:
+        raise ValueError(f"{rows.metric} judges decisions: say which, see birdkit.decisions")
     if how == "minimum":
         raise ValueError("blend = 'minimum': weights do not count there, so that none can be fitted")
     n_members, files = len(rows.names), np.unique(rows.files)
     if n_members < 2 or len(files) < 2 * N_PARTS:
         raise ValueError(f"{n_members} members on {len(files)} files: weights are fitted to two members or more, on "
                          f"{2 * N_PARTS} files or more")
-    search = _Search(rows, how)
+    search = _Search(rows, how, decision if METRICS[rows.metric].on_decisions else None)
     whole = np.ones(len(rows.files), bool)
     weights, shrinkage = search.shrunk(whole, seed)
     honest = np.empty(rows.truth.shape)
     for part in _parts(rows.files, seed + 1):
         honest[part] = search.joined(search.shrunk(~part, seed)[0])[part]
-    equal = search.joined(np.full(n_members, 1 / n_members))
+    equal, fitted = (search.said(search.joined(one)) for one in (np.full(n_members, 1 / n_members), weights))
+    honest = search.said(honest)
     return Fit(how, rows.metric, dict(zip(rows.names, map(float, weights), strict=True)), shrinkage, n_members,
                len(rows.files), len(files), bootstrap_interval(rows.truth, equal, rows.files, metric=rows.metric),
-               bootstrap_interval(rows.truth, search.joined(weights), rows.files, metric=rows.metric),
+               bootstrap_interval(rows.truth, fitted, rows.files, metric=rows.metric),
                bootstrap_difference(rows.truth, honest, equal, rows.files, metric=rows.metric),
-               {name: _score_alone(rows, values) for name, values in zip(rows.names, rows.members, strict=True)})
+               {name: search.score_alone(values) for name, values in zip(rows.names, rows.members, strict=True)})
 
 
 class _Search:
     """Weights that score highest on some of the rows."""
 
-    def __init__(self, rows: Rows, how: str) -> None:
-        self.rows, self.how = rows, how
+    def __init__(self, rows: Rows, how: str, decision: NamedOptions | None) -> None:
+        self.rows, self.how, self.decision = rows, how, decision
         self.prepared = prepare(rows.members, how)
         self.equal = np.full(len(rows.names), 1 / len(rows.names))
 
@@ -94,10 +101,23 @@ class _Search:
         """The blend, (R, K)."""
         return join_prepared(self.prepared, weights, self.how)
 
+    def said(self, values: np.ndarray) -> np.ndarray:
+        """What the metric judges: the probabilities of some rows, or what is decided by them."""
+        return values if self.decision is None else decide(values, self.rows.classes, self.decision).astype(float)
+
     def score(self, weights: np.ndarray, asked: np.ndarray) -> float:
         """The metric on some of the rows."""
         values = join_prepared(self.prepared[:, asked], weights, self.how)
-        return METRICS[self.rows.metric](self.rows.truth[asked], values)
+        return METRICS[self.rows.metric](self.rows.truth[asked], self.said(values))
+
+    def score_alone(self, values: np.ndarray) -> float:
+        """The metric of one member over the classes that it knows."""
+        known = np.isfinite(values).all(0)
+        said = values[:, known]
+        if self.decision is not None:
+            names = [self.rows.classes[index] for index in np.flatnonzero(known)]
+            said = decide(said, names, self.decision).astype(float)
+        return METRICS[self.rows.metric](self.rows.truth[:, known], said)
 
     def highest(self, asked: np.ndarray) -> np.ndarray:
         """The weights that score highest on some of the rows, by a search of one weight after the other."""
@@ -144,9 +164,3 @@ def _parts(files: np.ndarray, seed: int) -> Sequence[np.ndarray]:
     number = np.random.default_rng(seed).permutation(len(names)) % N_PARTS
     of_row = number[np.searchsorted(names, files)]
     return [of_row == part for part in range(N_PARTS)]
-
-
-def _score_alone(rows: Rows, values: np.ndarray) -> float:
-    """The metric of one member over the classes that it knows."""
-    known = np.isfinite(values).all(0)
-    return METRICS[rows.metric](rows.truth[:, known], values[:, known])

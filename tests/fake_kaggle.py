@@ -55,8 +55,11 @@ class Dataset:
 
 @dataclass
 class Kernel:
+    """state: of its latest session; "" for the server's `states`."""
+
     version: int = 0
     request: dict[str, Any] = field(default_factory=dict)
+    state: str = ""
 
 
 class FakeKaggle:
@@ -68,6 +71,8 @@ class FakeKaggle:
     outputs        files of a finished notebook beside its manifest
     loads_wheel    a package_sha256 that a notebook notes instead of the attached wheel's
     pending_looks  for how many looks a submission has no score
+    late_looks     for how many looks a submission is not listed
+    tokens         the account of an access token; others are inactive
     end            how its scoring ends
     """
 
@@ -87,6 +92,8 @@ class FakeKaggle:
         self.log = "first line\nlast line\n"
         self.left = 5
         self.pending_looks = 1
+        self.late_looks = 0
+        self.tokens: dict[str, str] = {}
         self.end = "COMPLETE"
         self.sample = SAMPLE
         self.url = ""
@@ -120,7 +127,8 @@ class FakeKaggle:
         return self.sample if kind == "sample" else self.outputs[name]
 
     def _introspect_token(self, body: dict[str, Any]) -> Reply:
-        return Reply(body={"active": False})
+        account = self.tokens.get(body["token"], "")
+        return Reply(body={"active": bool(account), "username": account})
 
     def _get_dataset_status(self, body: dict[str, Any]) -> Reply:
         found = self._dataset(body)
@@ -132,7 +140,8 @@ class FakeKaggle:
 
     def _get_dataset(self, body: dict[str, Any]) -> Reply:
         found = self._dataset(body)
-        assert found is not None
+        if found is None:
+            return error(404, "404 - Not Found")
         return Reply(body={"currentVersionNumber": found.views[0][1]})
 
     def _get_dataset_metadata(self, body: dict[str, Any]) -> Reply:
@@ -162,21 +171,25 @@ class FakeKaggle:
 
     def _save_kernel(self, body: dict[str, Any]) -> Reply:
         kernel = self.kernels.setdefault(body["slug"], Kernel())
-        kernel.version, kernel.request = kernel.version + 1, body
-        known = [*self.datasets, *self.kernels]
-        invalid = [source for source in body.get("datasetDataSources", []) if source not in known]
+        kernel.version, kernel.request, kernel.state = kernel.version + 1, body, ""
+        invalid = [source for source in body.get("datasetDataSources", []) if source not in self.datasets]
+        others = [source for source in body.get("kernelDataSources", []) if source not in self.kernels]
         return Reply(body={"ref": body["slug"], "url": "https://www.kaggle.com/code/x", "error": "",
-                           "versionNumber": kernel.version, "invalidDatasetSources": invalid})
+                           "versionNumber": kernel.version, "invalidDatasetSources": invalid,
+                           "invalidKernelSources": others})
 
     def _get_kernel(self, body: dict[str, Any]) -> Reply:
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
         if kernel is None:
             return error(404, "404 - Not Found")
         return Reply(body={"metadata": {"currentVersionNumber": kernel.version},
-                           "blob": {"source": kernel.request["text"]}})
+                           "blob": {"source": kernel.request.get("text", "")}})
 
     def _get_kernel_session_status(self, body: dict[str, Any]) -> Reply:
-        state = self.states.popleft() if len(self.states) > 1 else self.states[0]
+        kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
+        if kernel is None:
+            return error(404, "404 - Not Found")
+        state = kernel.state or (self.states.popleft() if len(self.states) > 1 else self.states[0])
         return Reply(body={"status": state, "failureMessage": self.failure if state == "ERROR" else ""})
 
     def _list_kernel_session_output(self, body: dict[str, Any]) -> Reply:
@@ -196,13 +209,15 @@ class FakeKaggle:
         self.left -= 1
         self.submissions.insert(0, {
             "ref": 1000 + len(self.submissions), "fileName": body["fileName"], "date": "2026-11-20T10:00:00Z",
-            "description": body["submissionDescription"], "looks": self.pending_looks})
+            "description": body["submissionDescription"], "looks": self.pending_looks + self.late_looks})
         return Reply(body={"message": "Successfully submitted to BirdCLEF", "ref": 1000 + len(self.submissions)})
 
     def _list_submissions(self, body: dict[str, Any]) -> Reply:
         shown = []
         for entry in self.submissions:
             done, entry["looks"] = entry["looks"] <= 0, entry["looks"] - 1
+            if entry["looks"] >= self.pending_looks:
+                continue
             shown.append({**{key: entry[key] for key in ("ref", "fileName", "date", "description")},
                           "status": self.end if done else "PENDING",
                           "publicScore": "0.912" if done else ""})

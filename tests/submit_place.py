@@ -21,7 +21,7 @@ import birdkit
 ROOT = Path(birdkit.__file__).parents[1]
 PARTS = ("birdkit", "notebooks", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", ".gitignore",
          "kaggle_submit.sh")
-SECRET = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+SECRET, TOKEN = "0a1b2c3d4e5f60718293a4b5c6d7e8f9", "KGAT_f9e8d7c6b5a403928170f6e5d4c3b2a1"
 OWNER, COMPETITION = "ann", "birdclef-2026"
 
 
@@ -97,9 +97,10 @@ class Place:
         self.kaggle.kernels[f"{OWNER}/birdkit-04-ensemble-infer"] = Kernel(1, sources)
 
     def secrets_found(self) -> list[str]:
-        """Where the key can be read: what was said, sent (but for the header that it is for) or written."""
-        words = (SECRET, base64.b64encode(f"{OWNER}:{SECRET}".encode()).decode())
-        texts = {"printed": "".join(self.printed), "asked": json.dumps(self.kaggle.calls)}
+        """Where a secret can be read: what was said, sent (but for where it belongs) or written."""
+        words = (SECRET, TOKEN, base64.b64encode(f"{OWNER}:{SECRET}".encode()).decode())
+        asked = [call for call in self.kaggle.calls if call[0] != "IntrospectToken"]
+        texts = {"printed": "".join(self.printed), "asked": json.dumps(asked)}
         texts |= {name: content.decode("latin1") for name, content in self.kaggle.blobs.values()}
         texts |= {str(path): path.read_text("latin1") for path in self.home.rglob("*") if path.is_file()}
         return [name for name, text in texts.items() if any(word in text for word in words)]
@@ -116,10 +117,15 @@ class Seed:
 
 @contextmanager
 def place(seed: Seed | Path, home: Path) -> Iterator[Place]:
-    """A new home and a new server, with what the seed left; afterwards no secret may be found, and nothing left."""
+    """A new home, and a new server with the notebooks before 04 and what the seed left.
+
+    Afterwards no secret may be found, and nothing be left.
+    """
     home.mkdir()
     with serving() as kaggle:
         there = Place(seed.repository if isinstance(seed, Seed) else seed, home, kaggle)
+        for name in ("01-preprocess", "02-pseudolabel", "03-train-fold"):
+            kaggle.kernels[f"{OWNER}/birdkit-{name}"] = Kernel(1, state="COMPLETE")
         if isinstance(seed, Seed):
             shutil.copytree(seed.runs, there.runs)
             kaggle.datasets = copy.deepcopy(seed.datasets)
@@ -135,5 +141,4 @@ def make_seed(folder: Path) -> Seed:
         there.kaggle.answer("SaveKernel", error(403, "403 - Forbidden - Permission 'kernels.create' was denied"))
         status, _, said = there.submit()
         assert status == 5 and "denied" in said, said
-        there.put(stamp="")
         return Seed(repository, there.runs, there.kaggle.datasets)

@@ -166,3 +166,16 @@ def test_what_cannot_be_blended_is_an_error(shares: np.ndarray, how: str, fault:
     """A weight too few would be broadcast, a NaN would spread."""
     with pytest.raises(ValueError, match=fault):
         blend(members(), shares, how)
+
+
+def test_rows_may_have_weights_of_their_own() -> None:
+    """A member that was left out of some rows leaves its weight there to another, and to none elsewhere."""
+    members = np.random.default_rng(3).random((3, 6, 2))
+    members[1, 3:] = np.nan
+    shares = np.ones((3, 6, 2))
+    shares[0, 3:], shares[1, 3:] = 2.0, 0.0
+    blended = blend(members, shares, "probabilities")
+    assert np.allclose(blended[:3], members[:, :3].mean(0))
+    assert np.allclose(blended[3:], (2 * members[0, 3:] + members[2, 3:]) / 3)
+    with pytest.raises(ValueError, match="or for every value"):
+        blend(members, shares[:, :5], "probabilities")

@@ -62,13 +62,21 @@ def test_decisions_see_what_ranks_do_not() -> None:
     rows = lasting()
     counts = {"ant": 1, "bee": 5, "cat": 20}
     tried = [Tried("penalty", (Member("frequency_penalty", {"counts": counts}),))]
-    measured = measure(rows, tried, quantile=0.6, n_draws=100)
+    measured = measure(rows, tried, decision=Member("quantile", {"q": 0.6}), n_draws=100)
     assert measured.effects[0].alone and abs(measured.effects[0].alone.value) > 1e-3
-    said = rows.members[0] > np.quantile(rows.members[0], 0.6)
+    said = rows.members[0] > np.quantile(rows.members[0], 0.6, method="lower")
     rates = [(said[rows.truth[:, k] == 1, k].mean() + 1 - said[rows.truth[:, k] == 0, k].mean()) / 2 for k in range(3)]
     alone = measure(Rows(rows.truth, rows.members[:1], rows.files, CLASSES, ("p",), rows.metric, rows.calls), [],
-                    quantile=0.6, n_draws=100)
+                    decision=Member("quantile", {"q": 0.6}), n_draws=100)
     assert alone.alone.value == pytest.approx(np.mean(rates)) and not alone.blends
+
+
+def test_a_metric_of_decisions_needs_one() -> None:
+    """Probabilities scored as decisions would be an error after everything was predicted."""
+    rows = lasting()
+    judged = Rows(rows.truth, rows.members, rows.files, CLASSES, rows.names, "row_f1", rows.calls)
+    with pytest.raises(ValueError, match="row_f1 judges decisions"):
+        measure(judged, [])
 
 
 def test_every_way_of_blending_is_measured_beside_the_mean() -> None:

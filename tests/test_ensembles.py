@@ -139,6 +139,9 @@ def test_changes_reach_the_member_and_no_other(places) -> None:
     (MEMBERS.replace("smooth", "smoth"), "no post-processing named 'smoth'"),
     (MEMBERS + "inference = {clip_step = 1.0}", "'clip_step' is no setting of InferenceConfig"),
     (MEMBERS + "inference = {postprocess = []}", "few: inference.postprocess is no setting of one member"),
+    (MEMBERS + "inference = {decision = {name = 'quantile'}}", "inference.decision is no setting of one member"),
+    ("decision = {name = 'quantil'}" + MEMBERS, "no decision named 'quantil'"),
+    ("decision = 0.9" + MEMBERS, r"ensemble\.decision must be a table of settings, not 0\.9"),
     ("postprocess = [{name = 'smooth', options = {width = 3}}]" + MEMBERS, "takes no width"),
     ("blend = [", "ensemble.toml: ")])
 def test_a_file_that_is_wrong_is_named_with_what_is_wrong(tmp_path: Path, text: str, fault: str) -> None:
@@ -174,7 +177,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
                               (Member("frequency_penalty", {"counts": {"a b": 1, "c": 2}}), Member("smooth"))),
                EnsembleMember("é.safetensors"))
     for after in (None, (), (Member("smooth", {"kernel": [1.0]}),)):
-        ensemble = EnsembleFile(members, "logits", after)
+        ensemble = EnsembleFile(members, "logits", after, Member("quantile", {"q": 0.9}) if after else None)
         write_ensemble(ensemble, tmp_path / "ensemble.toml", comment="one\n\ntwo")
         assert read_ensemble(tmp_path / "ensemble.toml") == ensemble
     assert (tmp_path / "ensemble.toml").read_text(encoding="utf-8").startswith("# one\n#\n# two\nblend")

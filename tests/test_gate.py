@@ -14,12 +14,14 @@ from birdkit import checkpoint, gate
 from birdkit.backends import ExportError, TorchClassifier
 from birdkit.config import Member
 from birdkit.frontend import FrontEnd
-from birdkit.gate import GateReport, measure_gate, read_truth, require_gate
+from birdkit.gate import GateReport, TruthReport, measure_gate, require_gate
 from birdkit.metrics import Interval
 from birdkit.output import SEDOutput
 from birdkit.parity import Parity, rank_agreements
 from birdkit.predictor import Predictor
+from birdkit.profiles import profile
 from birdkit.settings import replace
+from birdkit.submission import SubmissionError, read_truth
 
 
 @pytest.fixture(scope="module")
@@ -123,23 +125,68 @@ def test_lower_precisions_are_judged_by_the_order_of_each_class(loaded) -> None:
 
 def test_with_a_truth_the_loss_counts_with_its_interval(loaded, tmp_path: Path) -> None:
     """The measure is the competition's; what the interval cannot exclude may have been lost."""
-    rows = gate._predicted_rows([model_of(loaded[0])], loaded[1], 5.0)[0]
+    rows = gate._predicted_rows([model_of(loaded[0])], loaded[1], 5.0, None)[0]
     truth = read_truth(write_truth(tmp_path / "truth.csv", rows))
+    truth["d"] = 0.0  # nobody heard it: the truth cannot say what becomes of it
     good = measured(loaded, changed(loaded[0], noisy(1e-3)), truth)
-    assert good.auc == pytest.approx(1.0) and good.auc_difference.low > -0.01
+    assert (good.truth.files, good.truth.classes, good.truth.others_rank_min_class) == (4, 3, "d")
+    assert good.truth.auc == pytest.approx(1.0) and good.truth.difference.low > -0.01
+    assert "of 3 classes in 4 files" in str(good) and "no ROC-AUC" in str(measured(loaded, model_of(loaded[0])))
     require_gate(good, "int8")
     bad = measured(loaded, changed(loaded[0], noisy(0.5)), truth)
-    assert bad.auc_difference.low < -0.01
-    with pytest.raises(ExportError, match=r"0\.01 of ROC-AUC"):
-        require_gate(bad, "int8")
-    unsure = GateReport("", 1, 12, Parity(0.1, 1, 0, 1), 0.1, 0.97, 0.5, "rare", 0.9, Interval(0.001, -0.02, 0.03))
-    with pytest.raises(ExportError, match=r"\[-0\.0200"):
-        require_gate(unsure, "int8")
+    assert bad.truth.difference.low < -0.01
     with pytest.raises(ValueError, match="names 0 of 16 rows"):
         measured(loaded, model_of(loaded[0]), truth.rename(index=lambda row: f"x{row}"))
+    with pytest.raises(ValueError, match="judges none of 1 classes"):
+        measured(loaded, model_of(loaded[0]), truth[["d"]])
     truth.reset_index(drop=True).to_csv(tmp_path / "nameless.csv", index=False)
-    with pytest.raises(ValueError, match="row_id"):
+    with pytest.raises(SubmissionError, match="row_id"):
         read_truth(tmp_path / "nameless.csv")
+
+
+def judged(low: float, high: float, *, files: int = 12, mean: float = 0.99, least: float = 0.95,
+           others: float = 0.95) -> GateReport:
+    """A report of an exported network by what decides."""
+    truth = TruthReport(files, 3, 0.9, Interval((low + high) / 2, low, high), others, "rare")
+    return GateReport("", files, 12 * files, Parity(0.1, 1, 0, 1), 0.1, mean, least, "worst", truth)
+
+
+@pytest.mark.parametrize(("report", "fault"), [
+    (judged(-0.0051, 0.004), r"may have lost more than 0\.005"),
+    (judged(-0.0040, -0.0010), "has surely lost ROC-AUC"),
+    (judged(-0.0099, -0.0070, least=-1.0), r"0\.8 in every class; int8 may have lost .*; int8 has surely lost"),
+    (judged(0.0, 0.0, least=-1.0), r"0\.8 in every class"),
+    (judged(0.0, 0.0, mean=0.94), r"0\.95 on average"),
+    (judged(0.0, 0.0, least=0.85, others=0.85), r"0\.9 in every class that the truth does not judge"),
+    (judged(0.0, 0.0, least=0.85, files=9), "a truth of 10 files"),
+    (judged(0.0, 0.0, least=float("nan")), "every class")])
+def test_a_truth_forgives_nothing_that_is_or_may_be_lost(report: GateReport, fault: str) -> None:
+    """A class upside down beside a certain loss passed once, and a truth of one file, whose interval has no width."""
+    with pytest.raises(ExportError, match=fault):
+        require_gate(report, "int8")
+
+
+def test_a_truth_allows_a_class_that_it_judges_more() -> None:
+    """What the order of the windows in which nobody calls does to a rank correlation, no metric sees."""
+    for report in (judged(-0.0045, 0.0046, least=0.85, mean=0.96), judged(-0.0004, -0.0001), judged(0.001, 0.003)):
+        require_gate(report, "bf16")
+    with pytest.raises(ExportError, match=r"0\.98 on average and of 0\.9 in every class"):
+        require_gate(judged(0.0, 0.0, least=0.85, mean=0.96, files=9), "bf16")
+
+
+def test_a_truth_names_its_rows_as_its_year_does(loaded, tmp_path: Path) -> None:
+    """The host's own labels of 2021 hold names, and rows without the date that the files' names have."""
+    files = [path.rename(path.with_name(f"{index}_SSW_20170429.wav"))
+             for index, path in enumerate(write_soundscapes(tmp_path / "audio", 2))]
+    rows = [f"{index}_SSW_{end_s},SSW,{index},{end_s},{birds}" for index in range(2)
+            for end_s, birds in ((5, "a"), (10, "nocall"), (15, "a b"), (20, "c"))]
+    (tmp_path / "labels.csv").write_text("\n".join(["row_id,site,audio_id,seconds,birds", *rows]) + "\n")
+    truth = read_truth(tmp_path / "labels.csv")
+    report = measure_gate([model_of(loaded[0])], [model_of(loaded[0])], files, window_s=5.0, audio="2 files",
+                          truth=truth, competition=profile(2021))
+    assert (report.truth.files, report.truth.classes, report.truth.others_rank_min_class) == (2, 3, "d")
+    with pytest.raises(ValueError, match="names 0 of 8 rows"):
+        measure_gate([model_of(loaded[0])], [model_of(loaded[0])], files, window_s=5.0, audio="2 files", truth=truth)
 
 
 def test_files_that_cannot_be_read_do_not_pass_for_agreement(loaded, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Soundscapes to window probabilities, on tones whose place in time is known."""
 import logging
+import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -256,8 +257,43 @@ def test_what_is_not_finite_never_leaves(small_run: RunConfig) -> None:
         return SEDOutput(output.clip_logits, output.segment_logits * float("nan"), output.attention)
 
     two = Predictor(one.frontend, broken, config=small_run, classes=CLASSES, n_segments=one.n_segments, hash="abc123")
-    with pytest.raises(PredictionError, match=r"minute\.ogg: .* not finite, from predictors abc123"):
+    with pytest.raises(PredictionError, match=r"minute\.ogg: .* not finite, from predictors abc123") as raised:
         predict_waves([("minute.ogg", noise(8))], [one, two], window_s=5.0)
+    copied = pickle.loads(pickle.dumps(raised.value))  # it comes out of other processes
+    assert str(copied) == str(raised.value) and copied.name == "minute.ogg"
+
+
+def test_who_would_lose_all_for_one_file_can_have_it_spared(small_run: RunConfig, tmp_path: Path) -> None:
+    """A submission must not be lost for one soundscape in which a model overflows: it is named, and the rest stays."""
+    one = make(small_run)
+    classify, calls = one.classify, [0]
+
+    def sometimes(images: torch.Tensor) -> SEDOutput:
+        output, calls[0] = classify(images), calls[0] + 1
+        return output if calls[0] != 2 else SEDOutput(output.clip_logits, output.segment_logits / 0, output.attention)
+
+    one.classify = sometimes
+    files = [str(tmp_path / f"{k}.wav") for k in range(4)]
+    for k, file in enumerate(files):
+        sf.write(file, noise(8, seed=k), RATE)
+    done = predict(files, [one], window_s=5.0, progress=False, deadline=FixedClock(1e6), spare=True)
+    assert done.faults["file"].tolist() == [files[1]] and "are not finite" in done.faults["reason"][0]
+    assert done.table["file"].unique().tolist() == [files[0], *files[2:]] and np.isfinite(values(done.table)).all()
+    calls[0] = 0
+    with pytest.raises(PredictionError, match=r"1\.wav"):
+        predict(files, [one], window_s=5.0, progress=False, deadline=FixedClock(1e6))
+
+
+def test_postprocessing_that_is_overruled_is_said(small_run: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """Two models of different recipes: the second was validated with something that is not done to it here."""
+    one = make(small_run)
+    two = make(replace(small_run, inference__postprocess=(Member("smooth", {}),)))
+    Ensemble([one, two], window_s=5.0)
+    assert "1 of 2 predictors were trained with another post-processing than the first" in caplog.text
+    caplog.clear()
+    Ensemble([one, one], window_s=5.0)
+    Ensemble([one, two], window_s=5.0, members=())
+    assert not caplog.text
 
 
 def test_post_processing_is_the_first_predictors_per_soundscape(small_run: RunConfig) -> None:
@@ -324,8 +360,11 @@ def test_a_checkpoint_predicts_the_same_through_either_backend(small_run: RunCon
     assert "openvino, onnxruntime" in caplog.text and "not installed" in caplog.text
     with pytest.raises(ValueError, match="onnx"):
         load_predictors([path], backend="onnx")
-    with pytest.raises(ValueError, match="birdkit export"):
-        load_predictors([path], backend="openvino", precision="int8")
+    for precision in ("bf16", "f16", "int8"):
+        with pytest.raises(ValueError, match=f"birdkit export --precision {precision} --audio"):
+            load_predictors([path], backend="torch", precision=precision)
+    with pytest.raises(ValueError, match="proven on real audio"):
+        load_predictors([path], changes={"precision": "bf16"})
 
 
 def test_several_scales_are_the_mean_of_longer_and_longer_clips(small_run, tmp_path) -> None:

@@ -8,6 +8,7 @@ import openvino
 import pytest
 import torch
 from settled import settled_config, write_checkpoint, write_soundscapes
+from tiny_run import run, tiny_config, write_tones
 
 from birdkit import gate
 from birdkit.backends import ExportError, OpenVINOClassifier
@@ -76,6 +77,18 @@ def test_a_bundle_in_int8_is_let_through_by_the_order_it_keeps(given: tuple[Path
     with pytest.raises(ExportError, match=r"all of it: too far off\. without the head"):
         export_bundle(path, material, precision="int8", folder=path.parent / "refused")
     assert not [one for one in path.parent.iterdir() if "refused" in one.name]
+
+
+def test_a_trained_network_passes_the_gate_as_it_stands(tmp_path: Path) -> None:
+    """The limits are for networks that have learnt something; what would refuse those, too, nobody could use."""
+    config = tiny_config(data__samples_per_epoch=64, train__epochs=6, train__validate_every=0,
+                         model__backbone="scratch_resnet_s2", model__hidden=32)
+    run(config, write_tones(tmp_path), tmp_path, "run")
+    files = write_soundscapes(tmp_path / "audio", 12)
+    exported = export_bundle(tmp_path / "run" / "best.safetensors",
+                             GateAudio(tuple(files[:9]), tuple(files[9:]), "9 files"), precision="int8")
+    assert exported.report.rank_mean >= gate.MIN_RANK_AGREEMENT and exported.spared == ""
+    assert exported.report.logits.max_error > 1e-3 * exported.report.logits.sigma
 
 
 def test_ranges_come_from_the_beginning_of_every_file(given: tuple[Path, GateAudio], tmp_path: Path) -> None:

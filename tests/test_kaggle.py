@@ -163,8 +163,22 @@ def test_the_teachers_of_a_round_are_the_models_of_the_round_before(tmp_path: Pa
     touch(work.run_dir(0, 0) / "best.safetensors", work.run_dir(1, 0) / "best.safetensors")
     assert work.teachers(0) == [] and work.pseudo_labels(0) is None
     assert work.teachers(1) == work.checkpoints(0) and work.teachers(2) == work.checkpoints(1)
-    assert work.checkpoints(1, earlier=1) == [*work.checkpoints(0), *work.checkpoints(1)]
-    assert work.checkpoints(1, earlier=9) == work.checkpoints(1, earlier=1)
+
+
+def test_the_newest_round_comes_first_and_splits_by_their_numbers(tmp_path: Path) -> None:
+    """What is last is left out first when time is short, and the first one's settings hold for all: neither may be
+    for an old round to say."""
+    work = Workspace(tmp_path / "work", roots=[tmp_path / "input"])
+    runs = [(2, 0), (2, 2), (2, 10), (1, 0), (1, 1), (10, 0), (0, 0)]
+    for round, split in runs:
+        touch(work.run_dir(round, split) / "best.safetensors", work.run_dir(round, split) / "openvino_f32/bundle.json")
+    wanted = [work.run_dir(*run) for run in runs[:5]]
+    assert [path.parent for path in work.checkpoints(2, earlier=1)] == wanted
+    assert [path.parent for path in work.checkpoints(2, earlier=1, bundle="openvino_f32")] == wanted
+    assert work.checkpoints(2, earlier=9) == [*work.checkpoints(2, earlier=1), work.run_dir(0, 0) / "best.safetensors"]
+    attached = [tmp_path / "input" / f"train-{n}" / f"round3_split{n}" / "best.safetensors" for n in (9, 10)]
+    touch(*attached)
+    assert work.checkpoints(3) == attached
 
 
 def test_on_kaggle_the_outputs_of_earlier_notebooks_are_found(tmp_path: Path) -> None:

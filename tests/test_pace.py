@@ -12,11 +12,13 @@ import soundfile as sf
 from conftest import RATE, noise
 from loudness import loudness
 
-from birdkit import pace
+from birdkit import blending, inference, pace
 from birdkit.inference import Predictions, Predictor, predict
 from birdkit.kaggle import Deadline
 from birdkit.metrics import METRICS
 from birdkit.pace import Pace, Plan
+
+EVERYTHING = Plan((0, 1, 2))
 
 
 class Clock:
@@ -48,36 +50,50 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Clock]:
 def spend(some: Pace, clock: Clock, seconds: list[float], *, images: tuple[int, int] = (10, 5), n: int = 1,
           other_s: float = 0.0) -> None:
     """Soundscapes whose images take so many seconds each in each network."""
-    for index, each_s in enumerate(seconds):
+    for index in some.now.used:
+        each_s = seconds[index]
         made = images[0] if some.now.augmented else images[1]
         with some.timing(index, made * n):
             clock.now_s += each_s * made * n
     clock.now_s += other_s * n
-    some.done(n, [(images[0] * n, images[1] * n)] * len(seconds))
+    some.done(n, [(images[0] * n, images[1] * n)] * len(some.now.used))
 
 
 def test_augmentation_goes_first_then_predictors_from_the_end(by_hand: Callable[[float], Clock]) -> None:
     """Half an ensemble on every file is worth more than all of it on half of them."""
     clock = by_hand(1000.0)
-    some = Pace(103, 3, 1, clock)
-    assert some.plan() == Plan(3, True) and some.is_measuring()  # nothing is known yet
+    some = Pace(103, [1, 1, 1], 1, clock)
+    assert some.plan() == EVERYTHING and some.is_measuring()  # nothing is known yet
     for _ in range(3):
         spend(some, clock, [0.1, 0.1, 0.1])  # 3 s a soundscape, 1.5 without augmentation
     assert not some.is_measuring() and some.cost_s(some.now) == pytest.approx(3.0)
-    for budget_s, plan in ((301, Plan(3, True)), (299, Plan(3, False)), (151, Plan(3, False)), (149, Plan(2, False)),
-                           (99, Plan(1, False)), (1, Plan(1, False))):  # never fewer than the least
+    for budget_s, plan in ((301, EVERYTHING), (299, Plan((0, 1, 2), False)), (151, Plan((0, 1, 2), False)),
+                           (149, Plan((0, 1), False)), (99, Plan((0,), False)), (1, Plan((0,), False))):
+        clock.budget_s = clock.now_s + budget_s
+        assert some.plan() == plan  # never fewer than the least
+    clock.budget_s = clock.now_s + 140  # what 2 predictors need and a tenth more
+    assert some.plan() == Plan((0, 1), False)
+    clock.budget_s = clock.now_s + 1000
+    assert some.plan() == EVERYTHING
+
+
+def test_scales_go_before_models(by_hand: Callable[[float], Clock]) -> None:
+    """A second and third length of clip is augmentation of one model; another model knows something else."""
+    clock = by_hand(1000.0)
+    some = Pace(103, [3, 1, 2], 1, clock)
+    for _ in range(3):
+        spend(some, clock, [0.1, 0.2, 0.4, 0.1, 0.1, 0.2])  # 11 s a soundscape, 5.5 without shifts, 1.5 at first scales
+    everyone = (0, 1, 2, 3, 4, 5)
+    for budget_s, plan in ((1101, Plan(everyone)), (1099, Plan(everyone, False)), (549, Plan((0, 3, 4), False)),
+                           (149, Plan((0, 3), False)), (99, Plan((0,), False)), (1, Plan((0,), False))):
         clock.budget_s = clock.now_s + budget_s
         assert some.plan() == plan
-    clock.budget_s = clock.now_s + 140  # what 2 predictors need and a tenth more
-    assert some.plan() == Plan(2, False)
-    clock.budget_s = clock.now_s + 1000
-    assert some.plan() == Plan(3, True)
 
 
 def test_a_model_that_grows_slow_is_noticed_and_one_slow_start_is_not(by_hand: Callable[[float], Clock]) -> None:
     """The first file waits for memory and caches; a machine that becomes slower after an hour does so for all files."""
     clock = by_hand(400.0)
-    some = Pace(103, 1, 1, clock)
+    some = Pace(103, [1], 1, clock)
     spend(some, clock, [5.0])
     for _ in range(2):
         spend(some, clock, [0.1])
@@ -90,8 +106,8 @@ def test_a_model_that_grows_slow_is_noticed_and_one_slow_start_is_not(by_hand: C
 
 def test_without_a_deadline_nothing_is_planned() -> None:
     """Validation and labelling have the time they need."""
-    some = Pace(10, 2, 1, None)
-    assert not some.is_measuring() and not some.is_over() and some.plan() == Plan(2, True)
+    some = Pace(10, [1, 1], 1, None)
+    assert not some.is_measuring() and not some.is_over() and some.plan() == Plan((0, 1))
 
 
 def write(folder: Path, n: int, *, seconds: float = 6.0) -> list[str]:
@@ -168,6 +184,76 @@ def test_files_that_fewer_models_heard_stay_comparable(tmp_path: Path, by_hand: 
     score = METRICS["macro_roc_auc"]
     assert score(loud, values(whole)[:, None]) == 1.0
     assert score(loud, values(done)[:, None]) > 0.99 > 0.95 > score(loud, unlevelled[:, None])
+
+
+def at_two_scales(clock: Clock, each_s: tuple[float, float], *, above: tuple[float, float], name: str,
+                  ) -> list[Predictor]:
+    """One model, which the second time says something else and is slower."""
+    first, second = (slow(clock, seconds, above=level, name=name) for seconds, level in zip(each_s, above, strict=True))
+    first.share = second.share = 0.5
+    second.place = 1
+    return [first, second]
+
+
+@pytest.mark.parametrize("mean", ["probabilities", "logits"])
+def test_a_model_at_its_first_scale_weighs_as_much_as_ever(tmp_path: Path, by_hand: Callable[[float], Clock],
+                                                           mean: str) -> None:
+    """A model of two scales that loses one must not count half beside a model that has only one; and what is lost is
+    named by its clips' length."""
+    files, clock = write(tmp_path, 30), by_hand(34.0)
+    a = at_two_scales(clock, (0.1, 1.0), above=(0.0, 2.0), name="a")
+    done = predict(files, [*a, slow(clock, 0.1, above=-3.0, name="b")], window_s=5.0, progress=False, deadline=clock,
+                   mean=mean)
+    assert f"from {files[3]} on, with 27 left: 2 of 3 predictors (without a at 4 s), test" in done.dropped[0]
+    assert not len(done.faults) and clock.remaining() > 0
+    plain = predict(files, [loudness(), loudness(above=-3.0)], window_s=5.0, progress=False, mean=mean)
+    # Moved by one number, what the second scale said more in the first three files: the two weigh alike.
+    moved = blending.logit(values(done)[6:40]) - blending.logit(values(plain)[6:40])
+    assert moved.std() < 1e-3 and 0.3 < moved.mean() < 1.0
+
+
+def test_files_that_cannot_be_read_are_not_waited_for(tmp_path: Path, by_hand: Callable[[float], Clock]) -> None:
+    """Half the files are broken: the time they do not take is there for the others, and no model is dropped for it."""
+    files, clock = write(tmp_path, 40), by_hand(50.0)
+    for file in files[3:20]:
+        Path(file).write_text("not audio")
+    models = [slow(clock, 0.1, name="quick"), slow(clock, 0.9, name="slow")]  # 2 s a file: 46 s for 23, 80 s for 40
+    done = predict(files, models, window_s=5.0, progress=False, deadline=clock)
+    assert sorted(done.faults["file"]) == files[3:20] and not done.dropped
+
+
+def test_what_is_called_in_between_takes_a_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                             by_hand: Callable[[float], Clock]) -> None:
+    """A file of 50,000 rows, written every three minutes, would take a tenth of the time that there is to predict."""
+    clock, seen = by_hand(1e9), []
+    monkeypatch.setattr(inference, "time", SimpleNamespace(monotonic=clock.monotonic))
+
+    def write_slowly(so_far: Predictions) -> None:
+        seen.append(so_far.table["file"].nunique())
+        clock.now_s += 10.0
+
+    predict(write(tmp_path, 11), [slow(clock, 50.0)], window_s=5.0, progress=False, deadline=clock,  # 100 s a file
+            interim=write_slowly, every_s=1.0)
+    assert seen == [1, 4, 7, 10]  # each 300 s after the last one ended
+
+
+def test_what_sound_takes_is_measured_by_model(tmp_path: Path, by_hand: Callable[[float], Clock]) -> None:
+    """A rehearsal on four files is there to say what seven hundred will take: without the start, and with everything
+    that was asked for, also where time then grew short."""
+    files, clock = write(tmp_path, 12), by_hand(30.0)
+    ways = {"clip_shifts_s": (1.0, 2.0)}  # 3 images of 6 s
+
+    def start_slowly(images: int) -> None:
+        clock.now_s += 9.0 * (clock.now_s == 0) + 0.1 * images
+
+    models = [loudness(before=start_slowly, name="quick", **ways), slow(clock, 0.5, name="slow", **ways)]
+    done = predict(files, models, window_s=5.0, progress=False, deadline=clock)
+    assert done.dropped and done.taken is not None
+    assert done.taken.network_s == pytest.approx((0.3 / 6, 1.5 / 6)) and done.taken.other_s == pytest.approx(0.0)
+    assert done.taken.sound_s == 12.0 and done.taken.cores == pace.n_cores() > 0  # the second and the third file
+    one = predict(files[:1], models, window_s=5.0, progress=False, deadline=clock).taken
+    assert one is not None and one.sound_s == 6.0
+    assert predict([], models, window_s=5.0, progress=False, deadline=clock).taken is None
 
 
 def test_a_real_clock_is_kept_to(tmp_path: Path) -> None:

@@ -281,9 +281,11 @@ def test_the_penalty_is_the_first_seeds_and_keeps_the_order_of_rows() -> None:
 @pytest.mark.parametrize(("file", "site", "hour"), [
     ("train_soundscapes/H02_20230420_074000.ogg", "H02", "07"), (FILE, "S22", "06"), ("00012", "", ""),
     ("10534_SSW_20170429.ogg", "SSW", ""), ("soundscape_1446779.ogg", "", ""), ("a_20241399_990000.ogg", "", ""),
-    ("CBI-2_20240101_2359.wav", "CBI-2", "23")])
+    ("CBI-2_20240101_2359.wav", "CBI-2", "23"), ("2MA01_20240101_060000Z.flac", "2MA01", "06Z"),
+    ("soundscape_0001_20240101_060000.ogg", "", ""), ("4-S22_20240101.ogg", "4-S22", "")])
 def test_place_and_hour_are_read_from_every_years_names(file: str, site: str, hour: str) -> None:
-    """2021, 2025 and 2026 name the recorder; a number that is no hour must not become one."""
+    """2021, 2025 and 2026 name the recorder; a number that is no hour must not become one, nor a counter a site, nor
+    six o'clock in UTC six in the morning."""
     assert RecorderName.read(file) == RecorderName(site, hour)
 
 

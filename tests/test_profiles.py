@@ -182,6 +182,15 @@ def test_the_shares_of_the_scored_classes_are_of_their_recordings_alone(tmp_path
         profiles.read_shares(tmp_path / "b")
 
 
+@pytest.mark.parametrize("slug", ["birdclef-2031", "birdclef-plus-2031", "BirdCLEF+2031", "birdclef2031"])
+def test_a_folder_named_after_a_year_to_come_is_not_taken_for_a_known_one(tmp_path: Path, slug: str) -> None:
+    """Next spring's files may look as this spring's do: its metric and its time limit are guesses all the same."""
+    (tmp_path / slug).mkdir()
+    folder = layout(tmp_path / slug, 2025)
+    assert "the year 2031 is not known; 2025 is the nearest" in recognise(folder).guessed[0]
+    assert recognise(folder.rename(tmp_path / "birdclef-plus-2025")) is PROFILES[2025]
+
+
 def test_a_stated_year_is_taken_and_what_speaks_against_it_said(tmp_path: Path,
                                                                 caplog: pytest.LogCaptureFixture) -> None:
     """Who knows better must win, and must hear what is not there."""

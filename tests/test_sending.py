@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 
 from birdkit import manifest
-from birdkit.sending import outputs, record, replies, staging
+from birdkit.sending import masking, outputs, record, replies, staging
 from birdkit.sending.__main__ import main
 
 SAMPLE = "row_id,a,b\ns_5,0.5,0.5\ns_10,0.5,0.5\n"
@@ -113,7 +116,14 @@ def test_a_slug_is_what_kaggle_makes_of_its_title(slug: str) -> None:
 @pytest.mark.parametrize(("text", "kind"), [
     ("Maximum batch GPU session count of 2 reached.", "busy"), ("429 - Too Many Requests", "throttled"),
     ("HTTPConnectionPool: Failed to establish a new connection: [Errno 111] Connection refused", "refused"),
-    ("503 Server Error: Service Unavailable for url", "refused"), ("500 Server Error: for url", "server"),
+    ("[Errno -5] No address associated with hostname", "refused"), ("Failed to resolve 'api.kaggle.com'", "refused"),
+    ("503 Server Error: Service Unavailable for url", "server"),
+    ("Max retries exceeded with url: /v1 (Caused by SSLError(SSLEOFError(8, 'EOF occurred in violation')))", "server"),
+    ("('Connection broken: IncompleteRead(10 bytes read)')", "server"),
+    ("Expecting value: line 1 column 1 (char 0)", "server"),
+    ("ProxyError('Unable to connect to proxy', OSError('Tunnel connection failed: 403 Forbidden'))", "proxy"),
+    ("Warning: to fix this, run 'chmod 600 /home/ann/.kaggle/kaggle.json'\n404 - Not Found", "absent"),
+    ("500 Server Error: for url", "server"),
     ("('Connection aborted.', RemoteDisconnected('Remote end closed'))", "server"), ("403 Forbidden", "forbidden"),
     ("Permission 'kernels.get' was denied", "forbidden"), ("404 - Not Found", "absent"),
     ("ModuleNotFoundError: No module named 'six'", "client"), ("401 Client Error", "credentials"),
@@ -144,6 +154,48 @@ def test_every_file_must_be_listed_with_its_size() -> None:
     for listed in (f"[{own}, {one}]", f"[{one}, {one}]", f'[{own}, {one}, {{"name": "best.safetensors", "size": 0}}]'):
         with pytest.raises(replies.ReplyError, match="the new version lacks"):
             replies.check_files(listed, manifest_of, 9)
+
+
+def test_the_whole_reason_of_a_failed_notebook_is_read() -> None:
+    """Kaggle's reasons are tracebacks of many lines."""
+    said = 'ann/x has status "KernelWorkerStatus.ERROR"\nFailure message: "Traceback\n  in main\nout of "memory""'
+    assert replies.kernel_state(said) == ("failed", 'error: Traceback in main out of "memory"')
+
+
+def test_no_word_is_no_submission() -> None:
+    """An empty answer with exit status 0 must not count as taken."""
+    with pytest.raises(replies.ReplyError, match="an empty answer"):
+        replies.check_accepted("")
+
+
+def test_every_secret_of_the_client_is_hidden(tmp_path: Path) -> None:
+    """Whichever of its five places it is in; and a line that is rewritten, such as a progress bar, comes at once."""
+    files = {".kaggle/access_token": "KGAT_in_a_file\n", "own/kaggle.json": '{"key": "key-of-own"}',
+             ".kaggle/credentials.json": '{"username": "ann-of-kaggle", "refresh_token": "refresh-this"}',
+             ".config/kaggle/kaggle.json": "{damaged-secret", "token.txt": "KGAT_by_path"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = masking.secrets({"HOME": str(tmp_path), "KAGGLE_KEY": "key-of-environment", "KAGGLE_API_TOKEN":
+                             str(tmp_path / "token.txt"), "KAGGLE_CONFIG_DIR": str(tmp_path / "own")})
+    assert set(found) == {"key-of-environment", "KGAT_in_a_file", "damaged-secret", "KGAT_by_path", "refresh-this",
+                          "key-of-own"}
+    assert masking.secrets({"HOME": str(tmp_path / "none"), "KAGGLE_API_TOKEN": "KGAT_itself", "KAGGLE_KEY": "short"}
+                           ) == ["KGAT_itself"]
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source, os.fdopen(writing, "wb") as said, (tmp_path / "out").open("wb") as out:
+        said.write(b"1 %\rfor key-of-")
+        said.flush()
+        thread = threading.Thread(target=masking.mask, args=(source, out, found))
+        thread.start()
+        until_s = time.monotonic() + 30
+        while (tmp_path / "out").read_bytes() != b"1 %\r":
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+        said.write(b"own: no\n")
+        said.close()
+        thread.join()
+    assert (tmp_path / "out").read_bytes() == b"1 %\rfor (hidden): no\n"
 
 
 def test_a_submission_is_found_by_its_key() -> None:

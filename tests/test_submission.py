@@ -1,9 +1,10 @@
 """Rows, columns and values of a submission, on a competition of two classes and files without sound."""
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from birdkit import submission
 from birdkit.profiles import Competition, profile
-from birdkit.submission import SubmissionError, SubmissionReport
+from birdkit.submission import SubmissionError, SubmissionReport, writing
 
 Write = Callable[..., SubmissionReport]
 Damage = Callable[[pd.DataFrame], pd.DataFrame]
@@ -77,6 +78,30 @@ def test_every_window_of_every_test_file_is_a_row_with_its_own_values(good: Path
     assert list(table.columns) == list(CLASSES) and list(table.index) == ROWS
     for name in CLASSES:
         np.testing.assert_array_equal(table[name].to_numpy(np.float32), truth[name].to_numpy())
+
+
+def test_what_is_written_looks_as_the_sample_does(write: Write, folder: Path) -> None:
+    """No quotes but where a file's name needs them, and every value whatever its size reads back as it was."""
+    (folder / "test_soundscapes" / "a, b.ogg").touch()
+    table = predicted("s1", "s2")
+    table.loc[0, "owl"], table.loc[1, "owl"], table.loc[2, "owl"] = 1.0, 0.0, 1e-30
+    path = write(table).path
+    lines = path.read_text().splitlines()
+    assert lines[0] == "row_id,owl,frog,10" and lines[1].startswith('"a, b_5",')
+    read = pd.read_csv(path, index_col="row_id")
+    assert list(read.index[:12]) == [f"a, b_{end_s}" for end_s in range(5, 65, 5)]
+    np.testing.assert_array_equal(read.loc[ROWS, "owl"].to_numpy(np.float32), table["owl"].to_numpy())
+    (folder / "test_soundscapes" / "a, b.ogg").unlink()
+    assert '"' not in write(table).path.read_text()
+
+
+def test_no_probability_shares_the_rank_of_the_hosts_padding(write: Write) -> None:
+    """2023 adds rows of ones in truth and prediction: a false 1.0 beside them costs every class, 0.9999999 none."""
+    table = predicted("s1", "s2").assign(owl=1.0)
+    padded = dataclasses.replace(profile(2025), metric="padded_cmap")
+    highest = pd.read_csv(write(table, competition=padded).path)["owl"]
+    assert (highest < 1).all() and (highest > 0.9999999).all() and (highest.to_numpy(np.float32) < 1).all()
+    assert (pd.read_csv(write(table).path)["owl"] == 1.0).all()
 
 
 def test_the_order_of_the_predictions_does_not_matter(write: Write, good: Path, tmp_path: Path) -> None:
@@ -144,11 +169,11 @@ def test_a_failed_write_leaves_the_old_file(write: Write, good: Path, monkeypatc
     """A disk that fills up, or a run that is killed, must not leave half a submission."""
     before = good.read_bytes()
 
-    def full_disk(table: pd.DataFrame, path: Path, **_: object) -> None:
-        Path(path).write_text("row_id,ow")
+    def full_disk(table: object, file: BinaryIO, *_: object) -> None:
+        file.write(b"row_id,ow")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", full_disk)
+    monkeypatch.setattr(writing, "write_csv", full_disk)
     with pytest.raises(OSError, match="no space"):
         write(predicted("s1", "s2", seed=9), path=good)
     assert good.read_bytes() == before
@@ -172,11 +197,34 @@ def test_predictions_that_cannot_be_right_are_refused(write: Write, tmp_path: Pa
     assert not (tmp_path / "submission.csv").exists()
 
 
-def test_two_test_files_of_one_name_are_refused(folder: Path, year: Competition) -> None:
-    """s1.ogg and s1.wav would share their rows."""
-    (folder / "test_soundscapes" / "s1.wav").touch()
-    with pytest.raises(SubmissionError, match="two test files have one name: s1"):
-        submission.expected_rows(folder, year)
+def test_of_two_test_files_of_one_name_the_competitions_own_counts(write: Write, folder: Path, year: Competition,
+                                                                   ) -> None:
+    """s1.ogg and s1.wav would share their rows: to refuse the folder would cost the day's entry for a stray file."""
+    for name in ("s1.wav", "s1.FLAC", "a2.wav", "a2.flac"):
+        (folder / "test_soundscapes" / name).touch()
+    asked = submission.ask(folder, year)
+    assert [path.name for path in asked.files] == ["a2.flac", "s1.ogg", "s2.ogg"]
+    assert asked.odd == {"s1.wav": "another test file has this name: s1.ogg",
+                         "s1.FLAC": "another test file has this name: s1.ogg",
+                         "a2.wav": "another test file has this name: a2.flac"}
+    assert list(asked.rows) == [*(f"a2_{end_s}" for end_s in range(5, 65, 5)), *ROWS]
+    submission.validate(write(predicted("s1", "s2")).path, folder)
+
+
+def test_a_stray_file_does_not_cost_the_samples_rows(folder: Path, year: Competition) -> None:
+    """Where the sample holds every row of all files but one, the host wants those rows and no more; where it holds
+    three of a file's twelve it is a stub, and says nothing."""
+    (folder / "test_soundscapes" / "copy.ogg").touch()
+    sample(folder, ROWS[::-1])
+    asked = submission.ask(folder, year)
+    assert list(asked.rows) == ROWS[::-1] and [path.name for path in asked.files] == ["s1.ogg", "s2.ogg"]
+    assert asked.odd == {"copy.ogg": "sample_submission.csv has no row of it"}
+    sample(folder, [*ROWS[:12], *ROWS[12:15]])
+    assert len(submission.expected_rows(folder, year)) == 36
+    sample(folder, ROWS)
+    for name in ("copy2.ogg", "copy3.ogg"):  # as many that it does not know as it knows: which is stray?
+        (folder / "test_soundscapes" / name).touch()
+    assert len(submission.expected_rows(folder, year)) == 60
 
 
 @pytest.mark.parametrize(("damage", "message"), [
@@ -203,6 +251,19 @@ def test_a_wrong_file_is_refused_and_the_place_named(folder: Path, good: Path, d
         submission.validate(good, folder)
 
 
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "good.csv is no csv of a submission: No columns"),
+    (b"row_id,owl,frog,10\ns1_5,1,0,0,0.5\n", "good.csv is no csv of a submission: .*Expected 4 fields .* saw 5"),
+    (b"row_id,owl\n\xff\xfe,1\n", "good.csv is no csv of a submission: 'utf-8'"),
+])
+def test_what_is_no_table_is_named(folder: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    """"No columns to parse from file" says nothing to somebody who has three files before them."""
+    path = tmp_path / "good.csv"
+    path.write_bytes(content)
+    with pytest.raises(SubmissionError, match=message):
+        submission.validate(path, folder)
+
+
 def test_a_doubled_column_is_refused(folder: Path, good: Path) -> None:
     """pandas renames the second to owl.1 on reading, which would hide it."""
     table = pd.read_csv(good, index_col="row_id")
@@ -224,6 +285,14 @@ def test_the_score_is_scikit_learns(good: Path, truth: Path) -> None:
     """An independent reference, as the host computes it."""
     labels, values = pd.read_csv(truth, index_col="row_id"), pd.read_csv(good, index_col="row_id")
     assert submission.score(good, truth, 2025) == pytest.approx(roc_auc_score(labels, values, average="macro"))
+
+
+def test_a_year_to_come_is_scored_as_the_latest_of_its_form(good: Path, truth: Path,
+                                                            caplog: pytest.LogCaptureFixture) -> None:
+    """Next spring's host has its metric before this package knows it; the guess is said."""
+    assert submission.score(good, truth, 2031) == submission.score(good, truth, 2026)
+    assert submission.score_interval(good, truth, 2031).value == submission.score(good, truth, 2026)
+    assert "no profile for 2031; guessed: metric macro_roc_auc, as in 2026" in caplog.text
 
 
 def test_rows_and_columns_are_aligned_by_name(good: Path, truth: Path) -> None:

@@ -177,7 +177,14 @@ def test_two_files_of_different_forms_are_not_compared(good: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("year", [2021], indirect=True)
 def test_a_file_without_the_parts_of_a_row_is_named(folder: Path) -> None:
-    """2021's rows are named by the first two parts of the file's name: a file without them has no rows."""
+    """2021's rows are named by the first two parts of the file's name: a file without them has no rows, and costs
+    those of the others nothing."""
+    before = submission.expected_rows(folder, profile(2021))
     (folder / "test_soundscapes" / "morning.ogg").touch()
-    with pytest.raises(SubmissionError, match=r"morning.ogg: in 2021 files are named id_site_date"):
+    asked = submission.ask(folder, profile(2021))
+    assert list(asked.rows) == before and list(asked.odd) == ["morning.ogg"]
+    assert "in 2021 files are named id_site_date" in asked.odd["morning.ogg"]
+    for stem in STEMS[2021]:
+        (folder / "test_soundscapes" / f"{stem}.ogg").unlink()
+    with pytest.raises(SubmissionError, match=r"none of 1 test files has rows: morning.ogg: in 2021 files are named"):
         submission.expected_rows(folder, profile(2021))

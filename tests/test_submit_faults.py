@@ -1,6 +1,7 @@
 """kaggle_submit.sh when something goes wrong: with Kaggle's own client, which exits 0 on most of it."""
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_kaggle import Reply, error
-from submit_place import OWNER, ROOT, Place, Seed, make_seed, place
+from fake_kaggle import Kernel, Reply, error
+from submit_place import OWNER, ROOT, SECRET, Place, Seed, make_seed, place
 
-WHEELS = f"{OWNER}/birdkit-wheels"
+from birdkit.synthesis import generate
+
+WHEELS, NOTEBOOK, TRAINING = (f"{OWNER}/birdkit-{name}" for name in ("wheels", "04-ensemble-infer", "03-train-fold"))
+AWAY = error(503, "503 Service Unavailable")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,12 @@ def test_looks_become_rarer() -> None:
     (("--internet",), "scored without"),
     (("--resume", "--kernel", "birdkit-other"), "nothing to resume"),
     (("--resume", "--set", "ROUND=1"), "started with other arguments"),
+    (("--poll", "0.0"), "without a pause"),
+    (("--dry-run", "--set", "NOPE=1"), "no setting NOPE"),
+    (("--dry-run", "--weights", "nowhere"), "nowhere holds no round"),
+    (("--wheels", "nowhere"), "there is no folder"),
+    (("--competition-dir", "nowhere"), "nowhere/sample_submission.csv"),
+    (("--input", "birdkit-03"), "must be OWNER/SLUG"),
 ])
 def test_usage(there: Place, arguments: tuple[str, ...], word: str) -> None:
     """A mistyped command says so before it costs anything."""
@@ -95,10 +105,21 @@ def test_preflight(there: Place, reply: Reply, word: str) -> None:
     assert "building" not in said
 
 
+def test_a_token_of_someone_else_and_inputs_that_are_not_ready(there: Place) -> None:
+    """Both would be told by a notebook that fails, after the upload and a wait for a machine."""
+    status, _, said = there.submit("--owner", "bob", "--input", TRAINING)
+    assert status == 2 and "--owner bob: the token is that of 'ann'" in said, said
+    there.kaggle.kernels[TRAINING].state = "RUNNING"
+    status, _, said = there.submit("--input", TRAINING, "--input", f"{OWNER}/none", "--dataset", f"{OWNER}/nothing")
+    assert status == 3 and f"notebook {TRAINING} version 1 running\n" in said, said
+    assert f"notebook {OWNER}/none version ? absent" in said and f"dataset {OWNER}/nothing version ? absent" in said
+    assert "building" not in said
+
+
 UPLOADS = [
     ("GetDatasetStatus", [error(404, "404 - Not Found")], "already in use"),
     ("GetDatasetStatus", [error(403, "403 - Forbidden - Permission 'datasets.get' was denied")], "is not yours"),
-    ("CreateDatasetVersion", [Reply(body={"status": "Error", "error": "Too large"})], "Too large"),
+    ("CreateDatasetVersion", [Reply(body={"status": "Error", "error": f"Too large {SECRET}"})], "Too large (hidden)"),
     ("PUT", [Reply(400)], "Upload unsuccessful"),
     ("ListDatasetFiles", [Reply(body={"datasetFiles": []})], "the new version lacks MANIFEST.json"),
 ]
@@ -156,13 +177,12 @@ def test_no_free_session_and_a_notebook_that_fails(there: Place) -> None:
 
 def test_an_answer_that_is_lost_and_rows_that_are_missing(there: Place) -> None:
     """A push is not repeated when the first one arrived; a file that Kaggle would refuse costs no submission."""
-    there.kaggle.answer("SaveKernel", error(503, "503 Service Unavailable"),
+    there.kaggle.answer("SaveKernel", AWAY,
                         Reply(500, {"code": 500, "message": "500 Internal Server Error"}, late=True))
     there.kaggle.outputs["submission.csv"] = b"row_id,aldfly,barswa\nsoundscape_1_5,0.1,0.9\n"
     status, _, said = there.submit("--resume")
     assert status == 7 and "1 rows missing ['soundscape_1_10']" in said, said
-    [kernel] = there.kaggle.kernels.values()
-    assert there.kaggle.count("SaveKernel") == 2 and kernel.version == 1
+    assert there.kaggle.count("SaveKernel") == 2 and there.kaggle.kernels[NOTEBOOK].version == 1
     assert not there.kaggle.submissions
 
 
@@ -185,7 +205,7 @@ def test_another_wheel_was_loaded(there: Place) -> None:
 def test_kaggle_cannot_be_reached(there: Place) -> None:
     """Nothing was accepted, so it is tried again until the time is up."""
     status, _, said = there.submit("--resume", "--timeout", "1", http_proxy="http://127.0.0.1:9")
-    assert status == 9 and "still refused" in said, said
+    assert status == 9 and "still unknown, Kaggle is away (refused)" in said, said
 
 
 def test_no_submission_is_left_today(there: Place) -> None:
@@ -206,3 +226,82 @@ def test_a_submission_is_never_repeated(there: Place) -> None:
     status, out, said = there.submit("--resume")
     assert status == 8 and "submission 1000: error" in said and not out, said
     assert there.kaggle.count("CreateCodeSubmission") == 1
+
+
+def test_a_submission_whose_answer_is_no(there: Place) -> None:
+    """Throttled: not taken, so made again. Lost: looked for, and made again as it is neither listed nor counted."""
+    there.pushed()
+    there.put(checked="yes")
+    there.kaggle.answer("CreateCodeSubmission", error(429, "429 - Too Many Requests"), AWAY)
+    status, _, said = there.submit("--resume")
+    assert status == 0 and "not submitted (429" in said and "no word that it arrived" in said, said
+    assert there.kaggle.count("CreateCodeSubmission") == 3 and len(there.kaggle.submissions) == 1
+
+
+def test_a_submission_that_is_counted_but_not_listed(there: Place) -> None:
+    """The answer was lost and the list lags for longer than is waited: a person decides, and not a second entry."""
+    there.pushed()
+    there.put(checked="yes")
+    there.kaggle.late_looks = 99
+    there.kaggle.answer("CreateCodeSubmission", Reply(502, {"code": 502, "message": "502 Bad Gateway"}, late=True))
+    status, _, said = there.submit("--resume")
+    assert status == 8 and "Kaggle counts 1 submissions today and counted 0 before" in said, said
+    assert there.kaggle.count("CreateCodeSubmission") == 1
+    status, _, said = there.submit()
+    assert status == 3 and "whether the last run's submission arrived is not known: --resume" in said, said
+
+
+def test_a_source_that_kaggle_did_not_take(there: Place) -> None:
+    """Its session runs without it; to take it up again would be to submit what is not meant."""
+    del there.kaggle.kernels[TRAINING]
+    there.kaggle.answer("GetKernel", Reply(body={"metadata": {"currentVersionNumber": 1}, "blob": {"source": ""}}))
+    there.kaggle.answer("GetKernelSessionStatus", Reply(body={"status": "COMPLETE"}))
+    status, _, said = there.submit("--resume", "--no-submit")
+    assert status == 5 and "not valid kernel sources" in said and "runs on, for nothing" in said, said
+    there.kaggle.kernels[TRAINING] = Kernel(1, state="COMPLETE")
+    status, _, said = there.submit("--resume", "--no-submit")
+    assert status == 0 and there.kaggle.kernels[NOTEBOOK].version == 2, said
+
+
+def test_an_evening_without_network(there: Place) -> None:
+    """A wait of hours is not ended by minutes of it, which say nothing of the notebook."""
+    there.pushed()
+    there.kaggle.answer("GetKernelSessionStatus", Reply(body={"status": "RUNNING"}), *[AWAY] * 4)
+    status, _, said = there.submit("--resume", "--no-submit")
+    assert status == 0 and "unknown, Kaggle is away (server)" in said, said
+
+
+def test_a_run_that_is_at_work(there: Place) -> None:
+    """A second session beside it would cost its hours again; who wants it says so."""
+    there.pushed()
+    there.kaggle.kernels[NOTEBOOK].state = "RUNNING"
+    status, _, said = there.submit("--no-submit")
+    assert status == 3 and "version 1 is at work (running): --resume goes on with it, --again" in said, said
+    assert not there.kaggle.count("SaveKernel")
+    status, _, said = there.submit("--no-submit", "--again")
+    assert status == 0 and there.kaggle.count("SaveKernel") == 1, said
+
+
+def test_a_dataset_that_another_run_sends(there: Place) -> None:
+    """Two versions at once, and each run would take the other's for its own."""
+    with (there.runs / OWNER / "datasets" / "birdkit-wheels.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        status, _, said = there.submit("--wheel-only", "--timeout", "1")
+    assert status == 9 and f"another kaggle_submit.sh sends {WHEELS}" in said and "Ctrl-C is safe" in said, said
+
+
+def test_a_check_with_the_competition_s_files(there: Place, tmp_path: Path) -> None:
+    """`birdkit check` knows the test recordings, where the sample submission knows a few rows."""
+    generate(tmp_path / "competition", n_classes=3, n_recordings=6, n_train_soundscapes=1,
+             n_test_soundscapes=1)
+    sample = (tmp_path / "competition" / "sample_submission.csv").read_text().splitlines()
+    rows = [sample[0], *(f"{line.split(',')[0]},0.{number},0.5,0.2" for number, line in enumerate(sample[1:], 1))]
+    there.pushed()
+    there.kaggle.outputs["submission.csv"] = "\n".join(rows).encode()
+    arguments = ("--resume", "--no-submit", "--competition-dir", str(tmp_path / "competition"))
+    status, _, said = there.submit(*arguments)
+    assert status == 0 and not there.kaggle.count("DownloadDataFile"), said
+    there.kaggle.outputs["submission.csv"] = "\n".join(rows[:-1]).encode()
+    there.put(checked="")
+    status, _, said = there.submit(*arguments)
+    assert status == 7 and "the submission would be refused" in said, said

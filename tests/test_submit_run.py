@@ -16,7 +16,8 @@ import soundfile as sf
 from conftest import RATE, noise, tone
 from tiny_teacher import teacher, tiny_run
 
-from birdkit import kaggle, report, submission, submit_run
+from birdkit import checkpoint, inference, kaggle, report, submission, submit_run
+from birdkit.listening import Listened
 from birdkit.settings import replace
 from birdkit.submission import SubmissionError
 from birdkit.submit_run import SubmitRun, Submitted, submit
@@ -72,6 +73,15 @@ def test_it_is_there_before_the_first_model(run: SubmitRun, monkeypatch: pytest.
     assert len(rows(path)) == 96
 
 
+def test_where_not_even_a_prior_can_be_made_the_sample_is_there(run: SubmitRun) -> None:
+    """A run that breaks before its first line of predictions must not leave the host without a file either."""
+    path, sample = Path(run.work_dir) / "submission.csv", Path(run.competition_dir) / "sample_submission.csv"
+    sample.write_text(sample.read_text() + "stub_5,0.5,0.5,0.5\n")
+    with pytest.raises(SubmissionError, match="1 row ids appear twice"):
+        submit(run)
+    assert path.read_bytes() == sample.read_bytes()
+
+
 def test_what_is_written_is_what_was_predicted(run: SubmitRun) -> None:
     """The last writing holds every prediction, and what could not be predicted is filled and said."""
     done = submit(run)
@@ -95,6 +105,7 @@ def test_it_is_replaced_whole_while_predicting(run: SubmitRun, monkeypatch: pyte
         return report
 
     monkeypatch.setattr(submission, "write", watched)
+    monkeypatch.setattr(inference, "INTERIM_SHARE", 0)  # however long writing takes here
     submit(replace(run, every_s=1e-6))
     assert seen[0] == 8 and seen[1:] == sorted(seen[1:]) and seen[-1] == 8 and len(seen) >= 8
 
@@ -148,11 +159,18 @@ def odd_files(folder: Path) -> dict[str, str]:
     sf.write(tests / "nan.wav", np.where(np.arange(len(wave)) == 7, np.nan, wave), RATE, subtype="FLOAT")
     (tests / "text.ogg").write_text("not audio")
     (tests / "empty.ogg").touch()
-    (tests / "cut.wav").write_bytes((tests / "whole.wav").read_bytes()[:400_000])
+    for name in ("cut.wav", "short.wav"):
+        (tests / name).write_bytes((tests / "whole.wav").read_bytes()[:400_000])
+    sf.write(tests / "stereo.ogg", np.stack([wave, wave], 1), RATE)
+    (tests / "cut.flac").write_bytes(b"fLaC" + bytes(4000))
+    (tests / "cut.ogg").write_bytes((tests / "stereo.ogg").read_bytes()[:40_000])
     (tests / "notes.m4a").write_bytes(b"\x00\x00\x00\x20ftypM4A ")
-    return {"stereo.wav": "2 channels", "slow.wav": "8000 Hz", "silent.wav": "silence", "long.wav": "120.0 s long",
+    return {"stereo.ogg": "2 channels", "stereo.wav": "another test file has this name: stereo.ogg",
+            "slow.wav": "8000 Hz", "silent.wav": "silence", "long.wav": "120.0 s long",
             "blink.wav": "not predicted", "nan.wav": "NaN", "text.ogg": "text", "empty.ogg": "empty",
-            "cut.wav": "6.2 s long", "notes.m4a": "does not end in"}
+            "cut.ogg": "s long instead of", "cut.wav": "another test file has this name: cut.ogg",
+            "cut.flac": "another test file has this name: cut.ogg", "short.wav": "6.2 s long",
+            "notes.m4a": "does not end in"}
 
 
 def test_every_odd_file_is_named_and_has_its_rows(run: SubmitRun) -> None:
@@ -195,6 +213,79 @@ def test_what_was_left_out_stands_in_the_report(run: SubmitRun, monkeypatch: pyt
     done = submit(run)
     assert "s3.wav on, with 5 left: 1 of 2 predictors" in done.dropped[0] and done.dropped[0] in repr(done)
     assert done.table["file"].nunique() == 8
+
+
+def overflowing(monkeypatch: pytest.MonkeyPatch, *stems: str) -> None:
+    """Models that say of these test files what is no number."""
+    listened = inference.Ensemble._apart
+
+    def apart(self: inference.Ensemble, heard: Listened) -> inference.Apart:
+        if Path(heard.name).stem in stems:
+            heard.outputs[1].segment_logits[:] = np.nan
+        return listened(self, heard)
+
+    monkeypatch.setattr(inference.Ensemble, "_apart", apart)
+
+
+def test_one_file_in_which_a_model_overflows_costs_its_own_rows(run: SubmitRun, monkeypatch: pytest.MonkeyPatch,
+                                                                 caplog: pytest.LogCaptureFixture) -> None:
+    """An error in the scored rerun is a day's entry; so is nothing said of a model that says nothing."""
+    overflowing(monkeypatch, "s2")
+    done = submit(run)
+    said = dict(done.odd.itertuples(index=False))
+    assert "probabilities are not finite, from predictors" in said["s2.wav"] and done.table["file"].nunique() == 7
+    table = submission.validate(done.written.path, run.competition_dir)
+    assert np.allclose(table.loc[[f"s2_{end}" for end in range(5, 65, 5)]], done.table[list(CLASSES)].mean(), atol=1e-6)
+    assert "soundscapes could not be predicted; their rows" not in caplog.text
+    overflowing(monkeypatch, *(f"s{k}" for k in range(7)))
+    assert submit(run).table["file"].nunique() == 1 and "7 of 8 soundscapes could not be predicted" in caplog.text
+
+
+def test_rows_that_are_all_equal_are_kept_and_said(run: SubmitRun, caplog: pytest.LogCaptureFixture) -> None:
+    """One window among files that cannot be read: a poor file is worth more than none, and `check` still refuses it."""
+    tests = Path(run.competition_dir) / "test_soundscapes"
+    for k in range(1, 8):
+        (tests / f"s{k}.wav").write_text("not audio")
+    sf.write(tests / "s0.wav", noise(5), RATE)
+    done = submit(run)
+    assert len(done.table) == 1 and f"all 96 rows of {done.written.path} are equal" in caplog.text
+    with pytest.raises(SubmissionError, match="all 96 rows are equal"):
+        submission.validate(done.written.path, run.competition_dir)
+
+
+def test_call_detectors_are_loaded_for_a_gate_and_as_they_were_trained(run: SubmitRun) -> None:
+    """What is done to models of birds does not fit a detector of shorter clips, and one that is not used costs
+    nothing."""
+    detector = Path(run.work_dir) / "call_split0" / "best.safetensors"
+    detector.parent.mkdir()
+    detector.write_bytes(b"not a checkpoint")
+    plain = submit(replace(run, gate="none", changes={"clip_step_s": 1.5})).table
+    assert submit(replace(run, changes={"clip_step_s": 1.5})).table.equals(plain)
+    with pytest.raises(checkpoint.CheckpointError, match="call_split0"):
+        submit(replace(run, gate="multiply"))
+    teacher(detector, replace(tiny_run(clip_s=1.0), inference__backend="torch"), classes=("call",))
+    gated = submit(replace(run, gate="multiply", changes={"clip_step_s": 1.5})).table
+    assert (gated[list(CLASSES)] < plain[list(CLASSES)]).to_numpy().all()
+
+
+def test_a_rehearsal_says_how_long_the_scored_run_takes(run: SubmitRun, monkeypatch: pytest.MonkeyPatch,
+                                                        caplog: pytest.LogCaptureFixture) -> None:
+    """What was tried on a few files must say before it counts that seven hundred of them fit."""
+    caplog.set_level("INFO")
+    done = submit(run)
+    projection = done.projection
+    assert projection is not None and projection.n_files == 700 and projection.soundscape_s == 60
+    assert [name for name, _ in projection.network_s] == [f"round0_split{k}/best.safetensors" for k in range(2)]
+    each_s = sum(seconds for _, seconds in projection.network_s) + projection.other_s
+    assert all(seconds > 0 for _, seconds in projection.network_s) and projection.start_s > 0
+    assert projection.total_s == pytest.approx(projection.start_s + 700 * each_s)
+    assert projection.allowed_s == 81 * 60 and projection.limit_s == 90 * 60
+    assert "projected for 700 soundscapes of 60 s, measured on" in repr(done) and repr(projection) in caplog.text
+    slow = dataclasses.replace(projection, other_s=60.0)
+    assert slow.is_over and "too long" in repr(slow) and not projection.is_over and "too long" not in repr(done)
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    again = submit(run).projection
+    assert again is not None and again.n_files == 8
 
 
 def test_a_table_without_rows_has_a_picture(run: SubmitRun) -> None:

@@ -3,17 +3,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
+import shutil
 import signal
 import threading
 import time
+import zipfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_kaggle import Reply
-from submit_place import COMPETITION, OWNER, Seed, make_seed, place
+from fake_kaggle import Dataset, Kernel, Reply
+from submit_place import COMPETITION, OWNER, TOKEN, Seed, make_seed, place
 
 from birdkit import manifest
 
@@ -100,11 +104,16 @@ def test_the_notebooks_before_the_last(seed: Seed, tmp_path: Path, notebook: str
 def test_a_dry_run_says_everything_and_does_nothing(seed: Seed, tmp_path: Path) -> None:
     """Who tries it out before the last day must not use up a submission."""
     with place(seed.repository, tmp_path / "home") as there:
-        status, _, said = there.submit("--dry-run")
+        work = tmp_path / "work" / "round0_split1"
+        work.mkdir(parents=True)
+        (work / "best.safetensors").write_bytes(b"weights")
+        status, _, said = there.submit("--dry-run", "--weights", str(work.parent))
         assert status == 0, said
         assert not there.kaggle.calls and not there.runs.exists()
         for word in ("datasets create", "datasets version", "kernels push", "kernels status", "kernels output",
-                     "competitions submit", '"enable_internet": false', '"id": "ann/birdkit-wheels"', "MANIFEST.json"):
+                     "competitions submit", '"enable_internet": false', '"id": "ann/birdkit-wheels"', "MANIFEST.json",
+                     "datasets download", "datasets files", "build_wheel", "-m venv", "pip install",
+                     "round0_split1/best.safetensors", f"COMPETITION = '{COMPETITION}'", "birdkit.sending attached"):
             assert word in said, word
 
 
@@ -117,7 +126,9 @@ def test_two_at_once_and_ctrl_c_while_waiting(seed: Seed, tmp_path: Path) -> Non
         first = there.start("--resume", "--no-submit")
         wait_until(lambda: there.kaggle.count("GetKernelSessionStatus") > 0)
         status, _, said = there.submit("--no-submit")
-        assert status == 3 and "another kaggle_submit.sh is at work" in said
+        assert status == 3 and "is at work on ann/birdkit-04-ensemble-infer" in said and "Ctrl-C there is safe" in said
+        status, _, said = there.submit("--wheel-only")
+        assert status == 0, "something else waits for nobody: " + said
         interrupt(first)
         status, _, said = there.end(first)
         assert status == 130 and "--resume goes on from here" in said
@@ -140,6 +151,71 @@ def test_ctrl_c_in_the_middle_of_a_push(seed: Seed, tmp_path: Path) -> None:
         status, _, said = there.submit("--resume", "--no-submit")
         assert status == 0 and "the push that was cut off had arrived: version 1" in said, said
         assert there.kaggle.count("SaveKernel") == 1
+
+
+def test_ctrl_c_in_the_middle_of_a_submission(seed: Seed, tmp_path: Path) -> None:
+    """The list does not show it yet when --resume looks: to submit again would cost one of the day's five."""
+    with place(seed, tmp_path / "home") as there:
+        there.pushed()
+        there.put(checked="yes")
+        answered = threading.Event()
+        there.kaggle.answer("CreateCodeSubmission", Reply(late=True, hold=answered))
+        there.kaggle.late_looks = 2
+        process = there.start("--resume")
+        wait_until(lambda: there.kaggle.submissions)
+        interrupt(process)
+        status, _, said = there.end(process)
+        answered.set()
+        assert status == 130, said
+        status, out, said = there.submit("--resume", KAGGLE_SUBMIT_TRIES="4")
+        assert status == 0 and "it may have been made before" in said, said
+        assert out.startswith("public score 0.912") and there.kaggle.count("CreateCodeSubmission") == 1
+
+
+def test_after_training_again_it_is_not_the_very_same(seed: Seed, tmp_path: Path) -> None:
+    """The names of the attached notebooks are the same, what they hold is not. And a list that lags is waited for."""
+    with place(seed, tmp_path / "home") as there:
+        there.kaggle.late_looks = 2
+        status, _, said = there.submit()
+        assert status == 0 and "accepted, not listed yet" in said, said
+        assert len(there.kaggle.submissions) == 1
+        there.kaggle.kernels[f"{OWNER}/birdkit-03-train-fold"].version = 2
+        status, _, said = there.submit()
+        assert status == 0 and "notebook ann/birdkit-03-train-fold version 2 complete" in said, said
+        assert there.kaggle.count("SaveKernel") == len(there.kaggle.submissions) == 2
+
+
+def test_all_options_at_once_with_a_token_of_today(seed: Seed, tmp_path: Path) -> None:
+    """Each must reach Kaggle beside the others: what is attached, the machine, and the change that is not committed."""
+    repository = shutil.copytree(seed.repository, tmp_path / "dirty")
+    with (repository / "birdkit" / "__init__.py").open("a") as file:
+        file.write("# not committed\n")
+    for name in ("more/cp312/openvino-1-cp312.whl", "work/round0_split1/best.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"content")
+    with place(repository, tmp_path / "home") as there:
+        kaggle = there.kaggle
+        kaggle.tokens[TOKEN] = OWNER
+        kaggle.outputs, slug = {}, "birdkit-03-train-fold-more"
+        kaggle.datasets[f"{OWNER}/extra"] = Dataset(3, {"a.csv": b"1"}, deque([("READY", 3)]))
+        kaggle.kernels["bob/first"] = Kernel(4, state="ERROR")
+        status, out, said = there.submit(
+            "--kernel", slug, "--set", "FOLD=[2]", "--accelerator", "NvidiaL4", "--input", "bob/first",
+            "--older-inputs", "--dataset", f"{OWNER}/extra", "--wheels", str(tmp_path / "more"), "--wheel-dataset",
+            "all-wheels", "--weights", str(tmp_path / "work"), "--weights-dataset", "all-weights", "--again",
+            "--allow-dirty", "--message", "for the fold", "--timeout", "600", notebook="03_train_fold",
+            KAGGLE_API_TOKEN=TOKEN)
+        assert (status, out) == (0, f"https://www.kaggle.com/code/{OWNER}/{slug}\n"), said
+        assert "notebook bob/first version 4 error" in said and f"dataset {OWNER}/extra version 3 ready" in said
+        request = kaggle.asked("SaveKernel")
+        assert request["datasetDataSources"] == [f"{OWNER}/{name}" for name in ("all-wheels", "extra", "all-weights")]
+        assert request["kernelDataSources"] == ["bob/first"] and request["machineShape"] == "NvidiaL4"
+        assert "FOLD = [2]" in request["text"] and set(kaggle.headers) == {f"Bearer {TOKEN}"}
+        wheels = kaggle.datasets[f"{OWNER}/all-wheels"].files
+        assert wheels["openvino-1-cp312.whl"] == b"content"
+        [own] = [content for name, content in wheels.items() if name.startswith("birdkit-")]
+        assert b"# not committed" in zipfile.ZipFile(io.BytesIO(own)).read("birdkit/__init__.py")
+        assert "round0_split1/best.safetensors" in kaggle.datasets[f"{OWNER}/all-weights"].files
 
 
 def interrupt(process: Any) -> None:

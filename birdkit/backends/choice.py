@@ -18,15 +18,14 @@ def exported_backend(name: str) -> type[ExportedBackend]:
     return kind
 
 
-def choose_backend(asked: str, *, precision: str = "f32", device: str = "cpu", of: str = "") -> str:
+def choose_backend(asked: str, *, device: str = "cpu", of: str = "") -> str:
     """The name of the backend that computes a checkpoint.
 
-    asked   its name, or "auto": torch on a GPU; on a CPU the first of openvino, onnxruntime and torch that has the
-            precision and whose packages, also those that convert, are installed
+    asked   its name, or "auto": torch on a GPU; on a CPU the first of openvino, onnxruntime and torch whose packages,
+            also those that convert, are installed
     of      what a warning says is slow
 
-    Raises ValueError for an unknown name, and where none has the precision; ImportError where packages of the one that
-    is asked for are missing.
+    Raises ValueError for an unknown name, ImportError where packages of the one that is asked for are missing.
 
     >>> choose_backend("auto", device="cuda")
     'torch'
@@ -38,21 +37,15 @@ def choose_backend(asked: str, *, precision: str = "f32", device: str = "cpu", o
     missing: list[str] = []
     for name in ORDER if asked == AUTO else (asked,):
         kind = BACKENDS.get(name)
-        if asked == AUTO and precision not in kind.precisions:
-            continue
-        kind.check_precision(precision)
-        absent = kind.missing_to_convert(precision) if issubclass(kind, ExportedBackend) else kind.missing()
+        absent = kind.missing_to_convert("f32") if issubclass(kind, ExportedBackend) else kind.missing()
         if not absent:
             if missing:
                 log.warning("%s %s not installed: %s runs on %s, %s", ", ".join(missing),
                             "is" if len(missing) == 1 else "are", of or "the network", name,
                             "several times slower" if name == "torch" else "slower")
             return name
-        if asked != AUTO:
-            raise ImportError(f"backend {name!r} at {precision} needs packages that are not installed: "
-                              f"{', '.join(absent)}")
         missing += absent
-    raise ValueError(f"no backend that is installed computes at {precision!r}; missing: {', '.join(missing) or 'none'}")
+    raise ImportError(f"backend {asked!r} needs packages that are not installed: {', '.join(missing)}")
 
 
 def has_openvino() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from birdkit.commands.base import Commands, add_competition, add_year, say, shown
+from birdkit.commands.base import Commands, add_competition, add_year, as_change, say, shown
 
 
 def add_submitting(commands: Commands) -> None:
@@ -14,10 +14,12 @@ def add_submitting(commands: Commands) -> None:
     command.add_argument("--backend", default="openvino", choices=("openvino", "onnxruntime"))
     command.add_argument("--precision", default="f32", choices=("f32", "bf16", "f16", "int8"),
                          help="only openvino has others than f32 (default: %(default)s)")
-    command.add_argument("--audio", type=Path, metavar="DIR", help="soundscapes to measure on (default: generated)")
+    command.add_argument("--audio", type=Path, metavar="DIR", help="soundscapes to measure on; for a lower "
+                         "precision than f32 there must be some (default: generated)")
     command.add_argument("--calibration", type=Path, metavar="DIR",
                          help="for the ranges of int8 (default: every fourth of those files)")
-    command.add_argument("--truth", type=Path, metavar="CSV", help="row_id and class columns of the soundscapes")
+    command.add_argument("--truth", type=Path, metavar="CSV", help="of the soundscapes, in the form of a submission; "
+                         "from 10 of them on the difference of the ROC-AUC counts")
     command.add_argument("--window", type=float, metavar="SECONDS", help="of a row (default: as the run's year)")
     command.add_argument("--out", type=Path, metavar="DIR", help="instead of beside each checkpoint")
     command.set_defaults(command=_export_command)
@@ -38,7 +40,14 @@ def add_submitting(commands: Commands) -> None:
     command.add_argument("--truth", type=Path, help="measure on the test soundscapes that it has rows for (default: on "
                          "the validation of the models' split)")
     command.add_argument("--quantile", type=float, metavar="Q", help="score decisions: above this quantile of all "
-                         "probabilities or not (first seed: 0.85)")
+                         "probabilities or not (first seed: 0.85; default: as the models decide, where the year's "
+                         "metric judges decisions)")
+    add_year(command)
+    command.add_argument("--set", type=as_change, nargs="+", default=[], metavar="SETTING=VALUE",
+                         help="of how the models predict (birdkit.config.InferenceConfig), such as clip_step_s=2.5; "
+                         "values are JSON")
+    command.add_argument("--against", type=as_change, nargs="+", default=[], metavar="SETTING=VALUE",
+                         help="instead: what further changes of that do to the score of what the models would submit")
     command.add_argument("--out", type=Path, metavar="DIR", help="for the CSV file (default: WORK_DIR)")
     command.add_argument("--markdown", action="store_true", help="say the tables as markdown")
     command.set_defaults(command=_effects_command)
@@ -46,7 +55,8 @@ def add_submitting(commands: Commands) -> None:
     command = commands.add_parser("score", help="score a submission against a truth")
     command.add_argument("submission", type=Path, metavar="SUBMISSION")
     command.add_argument("truth", type=Path, metavar="TRUTH")
-    command.add_argument("--year", type=int, required=True, help="whose metric")
+    command.add_argument("--year", type=int, required=True,
+                         help="whose metric; of a year to come, the nearest known one's")
     command.add_argument("--metric", default="", metavar="NAME", help="another one, see birdkit.metrics.METRICS")
     command.add_argument("--per-class", action="store_true", help="also the figures of every class, worst first")
     command.set_defaults(command=_score_command)
@@ -88,7 +98,11 @@ def _effects_command(options: argparse.Namespace) -> None:
     from birdkit import effects_run, report_effects
 
     run = effects_run.EffectsRun(options.competition_dir, options.work_dir, tuple(options.checkpoints or ()),
-                                 options.ensemble, options.truth, options.quantile)
+                                 options.ensemble, options.truth, options.quantile, options.year, dict(options.set),
+                                 dict(options.against))
+    if run.against:
+        say(report_effects.compared_text(effects_run.compare_settings(run), run.changes, run.against))
+        return
     measured = effects_run.measure_effects(run)
     path = (options.out or options.work_dir) / f"{run.name}.csv"
     report_effects.write_effects(measured, path)
@@ -98,9 +112,8 @@ def _effects_command(options: argparse.Namespace) -> None:
 def _score_command(options: argparse.Namespace) -> None:
     """Say the year's metric of a submission with its 95 % interval, bootstrapped over soundscapes."""
     from birdkit import submission
-    from birdkit.profiles import profile
 
-    metric = options.metric or profile(options.year).metric
+    metric = options.metric or submission.metric_name(options.submission, options.year)
     interval = submission.score_interval(options.submission, options.truth, options.year, metric=metric)
     say(f"{metric} {interval}")
     if options.per_class:

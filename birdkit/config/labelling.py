@@ -37,7 +37,7 @@ class LabelConfig:
                   leaves to each teacher the soundscapes of its own split, so all splits must be trained, and `teachers`
                   be "all"
     batch_size    clips that go through a network at once: more of them keep a GPU busy
-    precision     "f32" or "bf16"
+    precision     "f32", or on a GPU "bf16"; a bundle has its own
     floor         probabilities below this are written as 0, in [0, 1] (BirdCLEF 2025 second place: 0.1); what training
                   makes of small probabilities is decided when it reads the table, so 0, the default, loses nothing
     least_peak    windows in which no class reaches this are not written, in [0, 1] (BirdCLEF 2025 second place: 0.5)

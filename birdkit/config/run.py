@@ -37,8 +37,8 @@ class InferenceConfig:
                  networks that take images of any width
     pool         of what a window's probability is made, one of POOLS
     backend      "openvino", "onnxruntime", "torch", or "auto" for the first of them that is installed
-    precision    "f32", "bf16" or "f16" (weights alone): always explicit, OpenVINO alone would pick bf16 where the CPU
-                 has it. "int8" is made by `birdkit export`, which measures it on audio
+    precision    "f32", or on a GPU "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it. On a
+                 CPU "bf16", "f16" (weights alone) and "int8" are of bundles, which `birdkit export` proves on audio
     postprocess  members of birdkit.postprocess, in order, applied per soundscape. What some need of a competition's
                  files (groups of classes, counts, what was heard where) is filled in by birdkit.binding when a run is
                  prepared, and stands in the checkpoint

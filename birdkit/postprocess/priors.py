@@ -11,29 +11,36 @@ import numpy as np
 
 from birdkit.postprocess.base import checked_data, checked_probabilities, register
 
-_PLACE = re.compile(r"(?:^|_)(?P<site>[A-Za-z][A-Za-z0-9-]*)_(?P<date>(?:19|20)\d{6})(?:_(?P<hour>[01]\d|2[0-3])"
-                    r"[0-5]\d(?:[0-5]\d)?)?Z?$")
+# A number alone is no site: it counts files.
+_PLACE = re.compile(r"(?:^|_)(?P<site>(?=[0-9-]*[A-Za-z])[A-Za-z0-9][A-Za-z0-9-]*)_(?P<date>(?:19|20)\d{6})"
+                    r"(?:_(?P<hour>[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?(?P<utc>Z?))?Z?$")
 USED = ("site", "hour")
 
 
 @dataclass(frozen=True)
 class RecorderName:
-    """What a soundscape's file name says: site of the recorder and hour of its beginning, local; "" where unknown."""
+    """What a soundscape's file name says: site of the recorder and hour of its beginning; "" where unknown.
+
+    The hour is that of the recorder's clock; with a Z, which says UTC, it keeps that letter and is another hour than
+    the local one of the same number.
+    """
 
     site: str = ""
     hour: str = ""
 
     @classmethod
     def read(cls, file: str) -> RecorderName:
-        """From <anything>_<site>_<YYYYMMDD>[_<HHMMSS>], as in BirdCLEF 2021, 2025 and 2026.
+        """From <anything>_<site>_<YYYYMMDD>[_<HHMMSS>[Z]], as in BirdCLEF 2021, 2025 and 2026.
 
         >>> RecorderName.read("test_soundscapes/BC2026_Test_0001_S22_20250114_060000.ogg")
         RecorderName(site='S22', hour='06')
         >>> RecorderName.read("10534_SSW_20170429.ogg"), RecorderName.read("soundscape_1446779.ogg")
         (RecorderName(site='SSW', hour=''), RecorderName(site='', hour=''))
+        >>> RecorderName.read("2MA01_20230420_060000Z.flac")
+        RecorderName(site='2MA01', hour='06Z')
         """
         found = _PLACE.search(PurePosixPath(file).stem)
-        return cls(found["site"], found["hour"] or "") if found else cls()
+        return cls(found["site"], (found["hour"] or "") + (found["utc"] or "")) if found else cls()
 
 
 def count_places(windows: Iterable[tuple[str, Sequence[str]]]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from birdkit.profiles.competition import (
 from birdkit.profiles.files import SCORED, read_classes, read_groups, read_scored, read_shares
 from birdkit.profiles.recognition import recognise
 from birdkit.profiles.tables import BIRDS, ROW_ID, SAMPLE, TARGET, form_of, some_of
-from birdkit.profiles.years import PROFILES, profile
+from birdkit.profiles.years import PROFILES, nearest, profile
 
 __all__ = ["BIRDS", "NAMES", "PROBABILITIES", "PROFILES", "ROW_FORMATS", "ROW_ID", "SAMPLE", "SCORED", "TARGET",
-           "TRUE_FALSE", "Competition", "ProfileError", "form_of", "profile", "read_classes", "read_groups",
+           "TRUE_FALSE", "Competition", "ProfileError", "form_of", "nearest", "profile", "read_classes", "read_groups",
            "read_scored", "read_shares", "recognise", "some_of"]

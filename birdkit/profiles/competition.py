@@ -18,6 +18,7 @@ class Competition:
     n_classes     in the host's list; a small copy of a year may have fewer
     window_s      what one row of the submission is about
     soundscape_s  length of one test file
+    test_files    about how many the scored run has
     metric        a name in birdkit.metrics.METRICS
     row_format    what a cell of the submission holds. "probabilities" in [0, 1], a column of each class; "true_false",
                   a row for each window and scored class, in the column "target"; "names" of the classes that are
@@ -43,6 +44,7 @@ class Competition:
     n_classes: int
     window_s: float
     soundscape_s: float
+    test_files: int
     metric: str
     row_format: str
     time_limit_s: float

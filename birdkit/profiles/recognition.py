@@ -67,7 +67,7 @@ def _taken(folder: Path, year: int) -> tuple[Competition, int, str]:
 
 def _year_in_name(folder: Path) -> int:
     """The year after the known ones that a folder's name says, such as birdclef-2031; else 0."""
-    found = re.fullmatch(r"birdclef\D{0,2}(20\d\d)", folder.name.lower())
+    found = re.fullmatch(r"birdclef\D*(20\d\d)", folder.name.lower())
     return int(found[1]) if found and int(found[1]) > max(PROFILES) else 0
 
 
@@ -87,7 +87,8 @@ def _guess(folder: Path, year: int) -> Competition:
     of_files: dict[str, Any] = {**_guess_tables(folder, nearest), **_guess_times(folder, nearest)}
     n_classes = _n_classes(folder) or nearest.n_classes
     lines = [f"{f'the year {year}' if year else 'the year'} is not known; {nearest.year} is the nearest by its files",
-             f"metric {nearest.metric} and {nearest.time_limit_s / 60:g} minutes, as in {nearest.year}: see the rules",
+             f"metric {nearest.metric} and {nearest.time_limit_s / 60:g} minutes for about {nearest.test_files} "
+             f"soundscapes, as in {nearest.year}: see the rules",
              f"cells hold {nearest.row_format}, {n_classes} classes, by the columns of {SAMPLE}",
              *(f"{fact} = {value!r}{'' if value != getattr(nearest, fact) else f', as in {nearest.year}'}"
                for fact, value in of_files.items() if fact != "columns")]

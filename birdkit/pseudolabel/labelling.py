@@ -53,11 +53,13 @@ class EnsembleTeachers:
 
     competition_dir  whose files say what post-processing needs
     work             where members that are not beside the file are looked for
+    year             of the competition, stated; 0 to recognise it
     """
 
     path: Path
     competition_dir: Path
     work: Workspace | None = None
+    year: int = 0
 
 
 @dataclass(frozen=True)
@@ -337,7 +339,8 @@ def _load(teachers: Sequence[Path | str] | EnsembleTeachers, config: LabelConfig
     how: dict[str, Any] = {"backend": backend, "device": device, "changes": {
         name: getattr(config, name) for name in AHEAD if getattr(config, name) is not None}}
     if isinstance(teachers, EnsembleTeachers):
-        return load_ensemble(teachers.path, competition_dir=teachers.competition_dir, work=teachers.work, **how)
+        return load_ensemble(teachers.path, competition_dir=teachers.competition_dir, year=teachers.year,
+                             work=teachers.work, **how)
     return Prepared(tuple(tuple(load_predictors([path], **how)) for path in teachers), tuple(map(str, teachers)),
                     config.mean)
 

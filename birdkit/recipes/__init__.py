@@ -4,13 +4,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from birdkit.recipes.base import Recipe
-from birdkit.recipes.competition import for_competition
+from birdkit.recipes.competition import for_competition, with_shares
 from birdkit.recipes.models import conformer, fdy_crnn, grouped, htsat, parts
 from birdkit.recipes.published import henkel2021, seed2022, seed2025, t4
 from birdkit.recipes.small import call_detector, demo, small, tiny
 from birdkit.recipes.winners import babych2025, babych2026, sydorskyi2025
 
-__all__ = ["RECIPES", "Recipe", "for_competition", "get"]
+__all__ = ["RECIPES", "Recipe", "for_competition", "get", "with_shares"]
 
 RECIPES: Mapping[str, Recipe] = {
     # tests, the demo, two CPU cores

@@ -45,10 +45,8 @@ def for_competition(config: RunConfig, competition_dir: str | Path, *, year: int
     competition = recognise(competition_dir, year=year)
     config = replace(config, year=competition.year, task=_task(competition, competition_dir))
     config = _with_sources(config, competition, competition_dir, folders or {})
-    decision = config.inference.decision
-    if competition.row_format != PROBABILITIES and decision.options.get("penalty") and "shares" not in decision.options:
-        shares = read_shares(competition_dir, competition)
-        config = replace(config, inference__decision=Member(decision.name, {**decision.options, "shares": shares}))
+    decision = with_shares(config.inference.decision, competition_dir, competition)
+    config = replace(config, inference__decision=decision)
     if config.distil.class_column:
         names = read_groups(competition_dir, config.distil.class_column, competition)
         config = replace(config, distil__class_names=names)
@@ -57,6 +55,14 @@ def for_competition(config: RunConfig, competition_dir: str | Path, *, year: int
         return config
     options = {**config.model.head_options, "groups": list(read_groups(competition_dir, column, competition))}
     return replace(config, model__head_options=options)
+
+
+def with_shares(decision: Member, competition_dir: str | Path, competition: Competition) -> Member:
+    """A decision with the shares of the competition's classes, where it has a penalty and the submission is of
+    decisions; one that has them, or needs none, as it is."""
+    if competition.row_format == PROBABILITIES or not decision.options.get("penalty") or "shares" in decision.options:
+        return decision
+    return Member(decision.name, {**decision.options, "shares": read_shares(competition_dir, competition)})
 
 
 def _task(competition: Competition, competition_dir: str | Path) -> TaskConfig:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from birdkit import manifest
-from birdkit.sending import outputs, record, recovery, replies, staging
+from birdkit.sending import attached, masking, outputs, record, recovery, replies, staging
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,8 +46,16 @@ def _kernel(options: argparse.Namespace) -> staging.Kernel:
 
 
 def _stage_kernel(options: argparse.Namespace) -> str:
-    settings = {name: _value(text) for name, text in options.set}
-    return staging.stage_kernel(options.folder, options.files[0], _kernel(options), settings, options.stamp)
+    return staging.stage_kernel(options.folder, options.files[0], _kernel(options), _settings(options), options.stamp)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: _value(text) for name, text in options.set}
+
+
+def _find_weights(options: argparse.Namespace) -> str:
+    work = Path(options.files[0])
+    return "\n".join(path.relative_to(work).as_posix() for path in staging.find_weights(work))
 
 
 def _metadata(options: argparse.Namespace) -> str:
@@ -73,7 +83,13 @@ def _submission(options: argparse.Namespace) -> str:
 
 def _find_push(options: argparse.Namespace) -> str:
     found = recovery.find_push(options.owner, options.slug, options.stamp)
-    return "" if found is None else str(found)
+    return "" if found is None else f"version {found}"
+
+
+def _mask(options: argparse.Namespace) -> None:
+    """Goes on after Ctrl-C: the client's last words come after it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    masking.mask(sys.stdin.buffer, sys.stdout.buffer, masking.secrets(os.environ))
 
 
 def _get(options: argparse.Namespace) -> str:
@@ -92,6 +108,8 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "stage-wheels": _stage_wheels,
     "stage-weights": _stage_weights,
     "stage-kernel": _stage_kernel,
+    "injected": lambda options: "\n".join(staging.injected(options.files[0], _settings(options))),
+    "find-weights": _find_weights,
     "metadata": _metadata,
     "sent-content": _sent_content,
     "package-sha256": lambda options: manifest.package_sha256(options.files[0]),
@@ -104,7 +122,11 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "find-push": _find_push,
     "kernel-state": lambda options: "\n".join(replies.kernel_state(_stdin())),
     "submission": _submission,
-    "submissions-left": lambda options: replies.submissions_left(_stdin()),
+    "submission-limits": lambda options: "\n".join(map(str, replies.submission_limits(_stdin()))),
+    "check-accepted": lambda options: replies.check_accepted(_stdin()),
+    "attached": lambda options: "\n".join(attached.describe(options.kernels, options.datasets, options.older)),
+    "secrets": lambda options: "\n".join(masking.secrets(os.environ)),
+    "mask": _mask,
     "log-tail": lambda options: outputs.log_tail(options.files[0]),
     "check-wheel": lambda options: outputs.check_wheel(options.files[0], options.key, options.sha256),
     "check-sample": lambda options: outputs.check_against_sample(*options.files),
@@ -122,7 +144,8 @@ def _arguments() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", default="")
     for name in ("datasets", "kernels"):
         parser.add_argument(f"--{name}", nargs="*", default=[])
-    parser.add_argument("--internet", action="store_true")
+    for name in ("internet", "older"):
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--set", type=_pair, nargs="*", default=[])
     return parser
 

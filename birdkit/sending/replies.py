@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-# What a failed call was, by its words, in this order: what comes first holds.
+# What a failed call was, by its words, in this order: what comes first holds. Of "busy", "throttled" and "refused"
+# Kaggle surely did nothing; after "server" it may have done what was asked.
 FAILURES = {
     "client": r"ModuleNotFoundError|command not found",
-    "credentials": r"kaggle\.json|\b401\b|unauthenticated|unauthorized|Could not find kaggle|kaggle auth login",
+    "proxy": r"Tunnel connection failed: 4\d\d",  # its 403 is not Kaggle's
+    "credentials": r"\b401\b|unauthenticated|unauthorized|Could not find kaggle|Authentication required|"
+                   r"kaggle auth login",
     "busy": r"Maximum batch .*session count",
     "throttled": r"\b429\b|too many requests|rate limit",
     "refused": r"Connection refused|Failed to establish a new connection|Name or service not known|"
-               r"Temporary failure in name resolution|\b503\b|service unavailable",
-    "server": r"\b5\d\d\b|server error|bad gateway|timed out|timeout|Connection aborted|Connection reset|"
-              r"RemoteDisconnected|ConnectionError|problem on Kaggle's side",
+               r"Temporary failure in name resolution|No address associated|Failed to resolve|NameResolutionError",
+    "server": r"\b5\d\d\b|server error|bad gateway|service unavailable|timed out|timeout|Connection aborted|"
+              r"Connection reset|Connection broken|IncompleteRead|RemoteDisconnected|ConnectionError|SSLError|"
+              r"SSLEOFError|EOF occurred|Max retries exceeded|ProxyError|Expecting value: line 1|"
+              r"problem on Kaggle's side",
     "forbidden": r"\b403\b|forbidden|permission|denied|not authorized|don't have access",
     "absent": r"\b404\b|not found",
 }
@@ -128,8 +133,8 @@ def kernel_state(text: str) -> tuple[str, str]:
     found = re.search(r'has status "(?:KernelWorkerStatus\.)?(\w+)"', text)
     if not found or found.group(1).lower() not in STATES:
         raise ReplyError(f"no status in: {text.strip()[-300:] or 'an empty answer'}")
-    name, why = found.group(1).lower(), re.search(r'Failure message: "(.*)"', text)
-    return STATES[name], f"{name}: {why.group(1)}" if why else name
+    name, why = found.group(1).lower(), re.search(r'Failure message: "(.*)"', text, re.DOTALL)
+    return STATES[name], f"{name}: {' '.join(why.group(1).split())}" if why else name
 
 
 def find_submission(text: str, key: str) -> Submission | None:
@@ -143,16 +148,25 @@ def find_submission(text: str, key: str) -> Submission | None:
     return None
 
 
-def submissions_left(text: str) -> int:
-    """How many submissions today still allows, of `kaggle competitions submission-limits`.
+def submission_limits(text: str) -> tuple[int, int]:
+    """How many submissions today still allows, and has seen, of `kaggle competitions submission-limits`.
 
-    >>> submissions_left("Submissions today: 1\\nLifetime submissions: 9\\nRemaining today: 4")
-    4
+    >>> submission_limits("Submissions today: 1\\nLifetime submissions: 9\\nRemaining today: 4")
+    (4, 1)
     """
-    found = re.search(r"Remaining today: (\d+)", text)
-    if not found:
+    left, made = re.search(r"Remaining today: (\d+)", text), re.search(r"Submissions today: (\d+)", text)
+    if not left or not made:
         raise ReplyError(f"no limit in: {text.strip()[-300:] or 'an empty answer'}")
-    return int(found.group(1))
+    return int(left.group(1)), int(made.group(1))
+
+
+def check_accepted(text: str) -> None:
+    """ReplyError unless `kaggle competitions submit` says that the submission was taken.
+
+    >>> check_accepted("4 submissions remaining today.\\nSuccessfully submitted to BirdCLEF+ 2026")
+    """
+    if not re.search(r"successfully submitted", text, re.IGNORECASE):
+        raise ReplyError(f"no word of a submission in: {text.strip()[-300:] or 'an empty answer'}")
 
 
 def _json(text: str, opening: str) -> Any:

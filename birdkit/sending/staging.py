@@ -114,18 +114,23 @@ def stage_weights(folder: str | Path, work_dir: str | Path, *, owner: str, slug:
     Those are the best checkpoints, the bundles that were exported from them, and what makes them an ensemble.
     """
     work = Path(work_dir)
-    found = sorted(path for pattern in WEIGHTS for path in work.glob(pattern))
-    if not found:
-        raise StagingError(f"{work} holds no {' or '.join(WEIGHTS)}")
-    beside = [path for pattern in BESIDE for path in work.glob(pattern)]
-    bundles = [path.parent.iterdir() for path in beside if path.parent != work]
-    found += [path for path in chain(beside, *bundles) if path.is_file()]
-    target = _new_folder(folder)
+    found, target = find_weights(work), _new_folder(folder)
     for path in found:
         place = target / path.relative_to(work)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
     return _finish(target, owner, slug, {"commit": commit})
+
+
+def find_weights(work_dir: str | Path) -> list[Path]:
+    """The models of a work folder and what belongs to them; StagingError where there is none."""
+    work = Path(work_dir)
+    found = sorted(path for pattern in WEIGHTS for path in work.glob(pattern))
+    if not found:
+        raise StagingError(f"{work} holds no {' or '.join(WEIGHTS)}")
+    beside = [path for pattern in BESIDE for path in work.glob(pattern)]
+    bundles = [path.parent.iterdir() for path in beside if path.parent != work]
+    return found + [path for path in chain(beside, *bundles) if path.is_file()]
 
 
 def stage_kernel(folder: str | Path, notebook: str | Path, kernel: Kernel, settings: Mapping[str, Any],
@@ -136,11 +141,7 @@ def stage_kernel(folder: str | Path, notebook: str | Path, kernel: Kernel, setti
     stamp     a comment in that cell, by which this very push can be told from others
     """
     book = check_notebook(notebook)
-    position, known = _parameters(book, notebook)
-    unknown = sorted(settings.keys() - known)
-    if unknown:
-        raise StagingError(f"{notebook} has no setting {', '.join(unknown)}; there is {', '.join(sorted(known))}")
-    lines = [f"{name} = {value!r}" for name, value in sorted(settings.items())]
+    position, lines = _parameters(book, notebook)[0], injected(notebook, settings)
     metadata = kernel.metadata(Path(notebook).name)
     content = _sha256(json.dumps([book, lines, metadata], sort_keys=True).encode())
     book["cells"].insert(position + 1, {
@@ -150,6 +151,15 @@ def stage_kernel(folder: str | Path, notebook: str | Path, kernel: Kernel, setti
     _write_file(target / Path(notebook).name, book)
     _write_file(target / KERNEL_METADATA, metadata)
     return content
+
+
+def injected(notebook: str | Path, settings: Mapping[str, Any]) -> list[str]:
+    """The lines of the cell of settings; StagingError for one that the notebook does not have."""
+    known = _parameters(check_notebook(notebook), notebook)[1]
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise StagingError(f"{notebook} has no setting {', '.join(unknown)}; there is {', '.join(sorted(known))}")
+    return [f"{name} = {value!r}" for name, value in sorted(settings.items())]
 
 
 def check_notebook(path: str | Path) -> dict[str, Any]:

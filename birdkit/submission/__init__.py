@@ -2,16 +2,27 @@
 
 Post-processing is not done here: what is written is what was predicted, or decided by a rule that is handed in.
 """
+from birdkit.submission.asking import Asked, ask, expected_rows
 from birdkit.submission.checking import (
     align,
-    expected_rows,
+    is_constant,
+    metric_name,
     score,
     score_classes,
     score_interval,
     validate,
 )
-from birdkit.submission.forms import NOCALL, SubmissionError, lay_out, read_submission, row_ids, window_id
+from birdkit.submission.forms import (
+    NOCALL,
+    SubmissionError,
+    lay_out,
+    read_submission,
+    read_truth,
+    row_ids,
+    window_id,
+)
 from birdkit.submission.writing import SubmissionReport, write
 
-__all__ = ["NOCALL", "SubmissionError", "SubmissionReport", "align", "expected_rows", "lay_out", "read_submission",
-           "row_ids", "score", "score_classes", "score_interval", "validate", "window_id", "write"]
+__all__ = ["NOCALL", "Asked", "SubmissionError", "SubmissionReport", "align", "ask", "expected_rows", "is_constant",
+           "lay_out", "metric_name", "read_submission", "read_truth", "row_ids", "score", "score_classes",
+           "score_interval", "validate", "window_id", "write"]

@@ -1,12 +1,12 @@
 """What the host will check, checked before; and its metric where a truth is known."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from birdkit import kaggle
 from birdkit.metrics import (
     Interval,
     bootstrap_interval,
@@ -20,51 +20,15 @@ from birdkit.profiles import (
     PROBABILITIES,
     ROW_ID,
     SAMPLE,
-    TRUE_FALSE,
     Competition,
     form_of,
-    profile,
+    nearest,
     read_classes,
-    read_scored,
     recognise,
-    some_of,
 )
-from birdkit.submission.forms import (
-    SubmissionError,
-    read_raw,
-    read_submission,
-    refuse_others,
-    row_ids,
-    stem_of,
-    window_id,
-)
-
-
-def expected_rows(competition_dir: str | Path, competition: Competition) -> list[str]:
-    """The row ids that a submission must have, in order.
-
-    The sample submission's, where it knows every test file, or where there are no test files (a rehearsal).
-    Otherwise (Kaggle's public copy is a stub of three rows) those of each window of every test file, sorted by file
-    name. Raises SubmissionError where the sample names a row twice, or two test files have rows of one name.
-    """
-    sample = Path(competition_dir) / SAMPLE
-    rows = pd.read_csv(sample, usecols=[ROW_ID], dtype=str)[ROW_ID].tolist()
-    files, rehearsal = kaggle.find_test_audio(competition_dir)
-    if len(set(rows)) < len(rows):
-        raise SubmissionError(f"{sample}: {len(rows) - len(set(rows))} row ids appear twice")
-    known = {stem_of(row, competition.row_format) for row in rows}
-    if rehearsal:
-        return rows
-    stems = [window_id(path.name, 0.0, competition).rpartition("_")[0] for path in files]
-    if len(set(stems)) < len(stems):
-        raise SubmissionError(f"{competition_dir}: two test files have one name: "
-                              f"{some_of([stem for stem in stems if stems.count(stem) > 1])}")
-    if known.issuperset(stems):
-        return rows
-    ends_s = [round((window + 1) * competition.window_s) for window in range(competition.windows)]
-    windows = [f"{stem}_{end_s}" for stem in stems for end_s in ends_s]
-    scored = read_scored(competition_dir, competition) if competition.row_format == TRUE_FALSE else ()
-    return row_ids(windows, scored, competition)
+from birdkit.profiles.tables import header
+from birdkit.submission.asking import ask
+from birdkit.submission.forms import SubmissionError, read_raw, read_submission, refuse_others, stem_of
 
 
 def validate(path: str | Path, competition_dir: str | Path, competition: Competition | None = None, *,
@@ -83,25 +47,31 @@ def validate(path: str | Path, competition_dir: str | Path, competition: Competi
     sample = read_raw(Path(competition_dir) / SAMPLE)
     refuse_others(raw.columns, sample.columns, str(path), "column")
     _refuse_order(list(raw.columns), list(sample.columns), str(path), "column", 2)
-    rows = expected_rows(competition_dir, competition)
-    refuse_others(raw.index, rows, str(path), "row")
-    _refuse_order(list(raw.index), rows, str(path), "row", 1)
+    asked = ask(competition_dir, competition)
+    refuse_others(raw.index, asked.rows, str(path), "row")
+    _refuse_order(list(raw.index), asked.rows, str(path), "row", 1)
     table = read_submission(path, classes=read_classes(competition_dir, competition))
     refuse_values(table, str(path))
-    values = table.to_numpy()
-    if not may_be_constant and np.all(values == values[:1]) and not kaggle.find_test_audio(competition_dir)[1]:
+    if not may_be_constant and not asked.rehearsal and is_constant(table):
         raise SubmissionError(f"{path}: all {len(table)} rows are equal, which "
                               f"{'ranks' if competition.row_format == PROBABILITIES else 'tells'} nothing")
     return table
 
 
+def is_constant(table: pd.DataFrame) -> bool:
+    """Whether all windows of a wide table say the same."""
+    values = table.to_numpy()
+    return bool((values == values[:1]).all())
+
+
 def score(submission: str | Path, truth: str | Path, year: int, *, metric: str = "") -> float:
     """The year's metric of a submission against a truth of the same form, rows and columns aligned by name.
 
+    year    one that nobody knows is scored as the latest whose submissions have this form, which is logged
     metric  another one, a name in birdkit.metrics.METRICS
     """
     labels, values, _ = align(submission, truth)
-    return metric_of(metric or profile(year).metric)(labels, values)
+    return metric_of(metric or metric_name(submission, year))(labels, values)
 
 
 def score_interval(submission: str | Path, truth: str | Path, year: int, *, metric: str = "") -> Interval:
@@ -109,7 +79,12 @@ def score_interval(submission: str | Path, truth: str | Path, year: int, *, metr
     labels, values = _aligned(submission, truth)
     soundscapes = [stem_of(row, PROBABILITIES) for row in labels.index]
     return bootstrap_interval(labels.to_numpy(), values.to_numpy(), soundscapes,
-                              metric=metric or profile(year).metric)
+                              metric=metric or metric_name(submission, year))
+
+
+def metric_name(submission: str | Path, year: int) -> str:
+    """By which the year's host scores a submission of this form, see birdkit.profiles.nearest."""
+    return nearest(year, form_of(header(Path(submission)))).metric
 
 
 def score_classes(submission: str | Path, truth: str | Path) -> pd.DataFrame:
@@ -161,9 +136,9 @@ def _aligned(submission: str | Path, truth: str | Path) -> tuple[pd.DataFrame, p
     return labels, aligned
 
 
-def _refuse_order(have: list[str], want: list[str], where: str, what: str, first: int) -> None:
+def _refuse_order(have: Sequence[str], want: Sequence[str], where: str, what: str, first: int) -> None:
     """Raise SubmissionError where the same names stand in another order; `first` is the number of the first."""
-    if have != want:
+    if list(have) != list(want):
         place = next(k for k, name in enumerate(want) if have[k] != name)
         raise SubmissionError(f"{where}: {what}s are in another order than the host's: "
                               f"{what} {place + first} is {have[place]}, not {want[place]}")

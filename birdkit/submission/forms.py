@@ -71,9 +71,13 @@ def stem_of(row: str, form: str) -> str:
 def read_raw(path: Path | str) -> pd.DataFrame:
     """A csv as text, row ids as index; column names are kept as they stand in the file.
 
-    Raises SubmissionError where the first column is another, or a column or a row appears twice.
+    Raises SubmissionError where the file is empty or no csv, a line has more cells than the first one, the first column
+    is another, or a column or a row appears twice.
     """
-    raw = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
+    try:
+        raw = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise SubmissionError(f"{path} is no csv of a submission: {str(error).strip()}") from error
     names = raw.iloc[0].tolist()
     if names[:1] != [ROW_ID]:
         raise SubmissionError(f"{path}: the first column is {names[0]!r}, not {ROW_ID!r}")
@@ -90,19 +94,14 @@ def read_submission(path: Path | str, *, classes: Collection[str] | None = None)
 
     Raises SubmissionError, naming the row, for cells that are not of the form that the columns say.
     """
+    return _parsed(read_raw(path), classes, str(path))
+
+
+def read_truth(path: Path | str) -> pd.DataFrame:
+    """As `read_submission`; a table of names or of True and False may have more columns, as the host's labels of 2021
+    (train_soundscape_labels.csv: row_id, site, audio_id, seconds, birds)."""
     raw = read_raw(path)
-    form = form_of([ROW_ID, *raw.columns])
-    if form == NAMES:
-        return _of_names(raw[BIRDS], classes, str(path))
-    if form == TRUE_FALSE:
-        return _of_truths(raw[TARGET], str(path))
-    table = raw.apply(pd.to_numeric, errors="coerce").astype(float)
-    wrong = table.isna().to_numpy()
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise SubmissionError(f"{path}: {int(wrong.sum())} cells hold no number, the first {raw.iat[row, column]!r} "
-                              f"in row {table.index[row]}, column {table.columns[column]}")
-    return table
+    return _parsed(next((raw[[name]] for name in (BIRDS, TARGET) if name in raw), raw), None, str(path))
 
 
 def lay_out(table: pd.DataFrame, rows: list[str], form: str) -> pd.DataFrame:
@@ -143,6 +142,22 @@ def refuse_others(have: Collection[str], want: Collection[str], where: str, what
         missing, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
         raise SubmissionError(f"{where}: {len(missing)} {what}s missing: {some_of(missing)}; "
                               f"{len(extra)} unknown: {some_of(extra)}")
+
+
+def _parsed(raw: pd.DataFrame, classes: Collection[str] | None, where: str) -> pd.DataFrame:
+    """A csv of one of the forms as a wide table of numbers."""
+    form = form_of([ROW_ID, *raw.columns])
+    if form == NAMES:
+        return _of_names(raw[BIRDS], classes, where)
+    if form == TRUE_FALSE:
+        return _of_truths(raw[TARGET], where)
+    table = raw.apply(pd.to_numeric, errors="coerce").astype(float)
+    wrong = table.isna().to_numpy()
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise SubmissionError(f"{where}: {int(wrong.sum())} cells hold no number, the first {raw.iat[row, column]!r} "
+                              f"in row {table.index[row]}, column {table.columns[column]}")
+    return table
 
 
 def _of_names(cells: pd.Series, classes: Collection[str] | None, where: str) -> pd.DataFrame:
