@@ -445,7 +445,7 @@ smoke_install() {
     "$SCRATCH/venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-compile --no-index \
         --no-deps "$WHEEL" ||
         die $PREFLIGHT "the wheel cannot be installed"
-    loaded=$("$SCRATCH/venv/bin/python" -I -c 'from birdkit import manifest; print(manifest.package_sha256())') ||
+    loaded=$("$SCRATCH/venv/bin/python" -I -c 'from birdkit.kaggle import manifest; print(manifest.package_sha256())') ||
         die $PREFLIGHT "the wheel cannot be imported"
     [[ $loaded == "$PACKAGE" ]] || die $PREFLIGHT "the wheel installs other code than it was built from"
 }

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from birdkit import audio
 from birdkit.backends import TorchClassifier, has_openvino
+from birdkit.backends.parity import parity
 from birdkit.config import FrontEndConfig, ModelConfig
 from birdkit.export import export
 from birdkit.frontend import FrontEnd
@@ -24,8 +25,7 @@ from birdkit.models import MODELS, build_model
 from birdkit.models.base import Model
 from birdkit.models.heads import START_LOGIT
 from birdkit.pace import one_thread
-from birdkit.parity import parity
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.settings import replace
 
 REPEATS = 5  # timed passes; the fastest counts, for everything else on the machine only adds
@@ -50,7 +50,7 @@ def choices(*, names: Sequence[str] = (), backbone: str = "", frontend: str = ""
 
     names     only these
     backbone  instead of the published one
-    frontend  a name in birdkit.presets.FRONT_ENDS instead of the published one
+    frontend  a name in birdkit.recipes.presets.FRONT_ENDS instead of the published one
 
     Raises KeyError, naming those there are, for a name that is not registered.
     """

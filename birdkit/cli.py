@@ -13,8 +13,8 @@ import birdkit
 from birdkit.commands.learning import add_learning
 from birdkit.commands.making import add_making
 from birdkit.commands.submitting import add_submitting
-from birdkit.jobs import JobsError
 from birdkit.pipeline import PipelineError
+from birdkit.runs.jobs import JobsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

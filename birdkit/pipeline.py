@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 import birdkit
 from birdkit import recipes
+from birdkit.data.recording_labels import refuse_uncovered
 from birdkit.kaggle import Workspace
-from birdkit.recording_labels import refuse_uncovered
 
 LOG = logging.getLogger(__name__)
 EXECUTED = "executed"
@@ -126,8 +126,8 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     rounds         of pseudo-labelling, default: the recipe's
     splits         to train, default: the recipe's
     every_round    write submission_round0.csv and so on, too
-    until_no_gain  no further round after one that did not gain beyond the noise floor, see birdkit.rounds; the round
-                   before it is submitted
+    until_no_gain  no further round after one that did not gain beyond the noise floor, see birdkit.runs.rounds; the
+                   round before it is submitted
     seed           0 for the recipe's own; others give other models of the same kind, in work folders of their own
     changes        to the recipe's config when labelling and training, as for birdkit.settings.with_settings
     later          the same from round 1 on: what is for students alone, such as ways to use pseudo-labels
@@ -201,7 +201,7 @@ def _ends_round(step: Step, plan: Sequence[Step]) -> bool:
 
 def _last_that_helped(work: Path) -> int:
     """The round to submit if there were no more; what the last one brought is said."""
-    from birdkit import rounds  # torch, too
+    from birdkit.runs import rounds  # torch, too
 
     found = rounds.read_rounds(Workspace(work))
     LOG.warning("%s", found[-1])
@@ -222,7 +222,7 @@ def _execute(step: Step, notebook: Path, parameters: dict[str, Any], *, work: Pa
     name = step.name
     import papermill  # with its dependencies it takes seconds to load
 
-    from birdkit.run_files import is_unfinished  # torch, too
+    from birdkit.training.run_files import is_unfinished  # torch, too
 
     marker = work / EXECUTED / f"{name}.json"
     if marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:

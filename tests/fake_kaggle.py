@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from birdkit import manifest
+from birdkit.kaggle import manifest
 
 SAMPLE = b"row_id,aldfly,barswa\nsoundscape_1_5,0.5,0.5\nsoundscape_1_10,0.5,0.5\n"
 SUBMISSION = b"row_id,aldfly,barswa\nsoundscape_1_5,0.1,0.9\nsoundscape_1_10,0.2,0.8\n"

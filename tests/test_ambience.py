@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from birdkit.ambience import Place, coloured_noise, render_place, shaped_noise
+from birdkit.synthesis.ambience import Place, coloured_noise, render_place, shaped_noise
 
 RATE = 16_000
 

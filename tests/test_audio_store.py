@@ -8,10 +8,10 @@ import pytest
 import soundfile as sf
 from conftest import RATE, click, noise, tone
 
-from birdkit import audio, audio_store
-from birdkit.audio_store import AudioStore
-from birdkit.packed import PackingError
-from birdkit.packing import pack
+from birdkit import audio
+from birdkit.data import AudioStore, audio_store
+from birdkit.data.packed import PackingError
+from birdkit.data.packing import pack
 
 WAVES = {"a.wav": click(8.0, 10), "b.wav": 3 * tone(1000, 6), "c.wav": 0.001 * noise(1)}
 MIB = 1 / 1024

@@ -6,10 +6,10 @@ from conftest import RATE, click, noise, tone
 from loudness import SEGMENTS, loudness
 
 from birdkit.inference import predict_wave
+from birdkit.inference.view import LEAST_WINDOW_S
+from birdkit.inference.windows import n_windows
 from birdkit.output import probabilities
 from birdkit.settings import replace
-from birdkit.view import LEAST_WINDOW_S
-from birdkit.windows import n_windows
 
 WINDOW_S = 5.0
 WAYS = [{"clip_step_s": 1.5}, {"clip_shifts_s": (2.5,)}, {"window_shift": 2},

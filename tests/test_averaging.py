@@ -6,12 +6,13 @@ import pytest
 import torch
 from tiny_run import CLASSES, make_batch, make_trainer, run, tiny_config, weights, write_tones
 
-from birdkit import checkpoint, training
-from birdkit.averaging import EqualAverage, average_checkpoints, epochs_to_average
-from birdkit.comparison import Validated
+from birdkit import checkpoint
 from birdkit.metrics import Interval
+from birdkit.metrics.comparison import Validated
 from birdkit.models import build_model
 from birdkit.settings import replace
+from birdkit.training import fitting
+from birdkit.training.averaging import EqualAverage, average_checkpoints, epochs_to_average
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_no_more_epochs_are_kept_than_are_averaged(tmp_path, monkeypatch) -> Non
     """Thirty checkpoints of a large model would fill Kaggle's 20 GB; and after the run none are left."""
     table, seen = write_tones(tmp_path), []
     scored(monkeypatch, 0.6, 0.9, 0.8, 0.7, 0.5)
-    real = training.Loop._close_epoch
+    real = fitting.Loop._close_epoch
 
     def looking(self, bar):
         try:
@@ -161,7 +162,7 @@ def test_no_more_epochs_are_kept_than_are_averaged(tmp_path, monkeypatch) -> Non
         finally:
             seen.append(sorted(path.stem for path in (tmp_path / "run" / "epochs").glob("*")))
 
-    monkeypatch.setattr(training.Loop, "_close_epoch", looking)
+    monkeypatch.setattr(fitting.Loop, "_close_epoch", looking)
     run(tiny_config(train__average=2), table, tmp_path, "run")
     assert [state for state, last in zip(seen, [None, *seen], strict=False) if state != last] == [
         [], ["epoch0001"], ["epoch0001", "epoch0002"], ["epoch0002", "epoch0003"]]
@@ -172,13 +173,13 @@ def test_the_average_is_the_mean_of_the_epochs_it_names(tmp_path, monkeypatch) -
     """From the files of two runs: one that ended after each epoch would have had these weights."""
     table = write_tones(tmp_path)
     states = {}
-    real = training.RunFiles.keep_epoch
+    real = fitting.RunFiles.keep_epoch
 
     def keeping(self, epoch):
         real(self, epoch)
         states[epoch] = checkpoint.load(self.folder / "last.safetensors").model.state_dict()
 
-    monkeypatch.setattr(training.RunFiles, "keep_epoch", keeping)
+    monkeypatch.setattr(fitting.RunFiles, "keep_epoch", keeping)
     result = run(tiny_config(train__average=2, train__average_of="last", train__epochs=3), table, tmp_path, "run")
     got = checkpoint.load(result.average).model.state_dict()
     for name, value in got.items():

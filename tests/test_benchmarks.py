@@ -12,7 +12,7 @@ import pytest
 
 from birdkit import recipes
 from birdkit.augmentations import build_augmentations
-from birdkit.plan import read_table, trials
+from birdkit.experiments import read_table, trials
 from birdkit.settings import with_settings
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"

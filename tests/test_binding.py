@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from birdkit import postprocess
-from birdkit.binding import bind
 from birdkit.config import Member, RunConfig
+from birdkit.ensembles import bind
 from birdkit.profiles import ProfileError
-from birdkit.runs import Run
+from birdkit.runs.training import Run
 from birdkit.settings import from_dict, to_dict
 
 CLASSES = ("owl1", "frog", "owl2")

@@ -10,15 +10,14 @@ import pytest
 from conftest import noise, tone
 from settled import CLASSES, settled_config, write_checkpoint, write_soundscapes
 
-from birdkit import bundle_export, bundles, frontend, gate
-from birdkit.backends import OnnxClassifier, OpenVINOClassifier
-from birdkit.bundle_export import Exported, GateAudio, export_bundle
-from birdkit.bundles import BundleError
+from birdkit import export, frontend
+from birdkit.backends import OnnxClassifier, OpenVINOClassifier, bundles
+from birdkit.backends.bundles import BundleError
 from birdkit.cli import main
-from birdkit.inference import predict_wave
+from birdkit.export import Exported, GateAudio, export_bundle, exporting, gate
+from birdkit.inference import load_predictors, predict_wave
 from birdkit.kaggle import MissingInputError, Workspace
-from birdkit.label_run import LabelRun
-from birdkit.predictor import load_predictors
+from birdkit.runs.labelling import LabelRun
 from birdkit.settings import replace
 
 
@@ -160,9 +159,9 @@ def test_an_export_that_fails_leaves_nothing_and_an_older_bundle_alone(copied: P
     real = OpenVINOClassifier.convert
     monkeypatch.setattr(OpenVINOClassifier, "convert",
                         classmethod(lambda cls, model, **named: real(_spoiled(model), **named)))
-    with pytest.raises(bundle_export.ExportError, match=r"not exported.*f32 may differ"):
+    with pytest.raises(exporting.ExportError, match=r"not exported.*f32 may differ"):
         export_bundle(copied.parent / "best.safetensors", made[2])
-    with pytest.raises(bundle_export.ExportError, match="not exported"):
+    with pytest.raises(exporting.ExportError, match="not exported"):
         export_bundle(copied.parent / "best.safetensors", made[2], folder=copied.parent / "new")
     (copied.parent / "mine").mkdir()
     with pytest.raises(FileExistsError, match="no bundle"):
@@ -208,8 +207,8 @@ def test_the_command_exports_beside_the_checkpoint_or_elsewhere(made, tmp_path: 
 
 def test_without_audio_the_bundle_is_measured_on_generated_soundscapes(caplog, monkeypatch) -> None:
     """A figure on sounds that no field has heard must not be taken for one on real audio."""
-    monkeypatch.setattr(bundle_export, "GENERATED_FILES", 1)
-    with bundle_export.gate_audio(None, precision="f32") as material:
+    monkeypatch.setattr(exporting, "GENERATED_FILES", 1)
+    with export.gate_audio(None, precision="f32") as material:
         assert len(material.files) == 1 and all(file.is_file() for file in material.files)
         assert material.audio == "1 generated soundscapes"
     assert "no field has heard" in caplog.text and not material.files[0].exists()
@@ -225,10 +224,10 @@ def test_lower_precisions_are_proven_on_real_audio_alone(made, precision: str, c
 def test_ranges_are_measured_on_other_files_than_the_gate_hears(made) -> None:
     """Ranges fitted to the very files that judge them would pass the gate and clip on Kaggle."""
     folder = made[2].files[0].parent
-    with bundle_export.gate_audio(folder, precision="int8") as material:
+    with export.gate_audio(folder, precision="int8") as material:
         assert material.calibration and not set(material.calibration) & set(material.files)
         assert len(material.calibration) + len(material.files) == 3
-    with bundle_export.gate_audio(folder, precision="int8", calibration=folder) as material:
+    with export.gate_audio(folder, precision="int8", calibration=folder) as material:
         assert len(material.calibration) == len(material.files) == 3
 
 

@@ -12,18 +12,17 @@ from conftest import RATE
 from torch import Tensor, nn
 
 from birdkit import recipes, training
-from birdkit.ambience import Place, render_place
-from birdkit.calls import SPECIES, draw_bout, draw_individual, render_bout
 from birdkit.config import FrontEndConfig, ModelConfig, RunConfig
 from birdkit.export import export
 from birdkit.folding import fold
-from birdkit.inference import Predictor, predict, predict_wave
+from birdkit.inference import Predictor, load_predictors, predict, predict_wave
 from birdkit.metrics import macro_roc_auc
 from birdkit.models import MODELS, build_model
 from birdkit.models.call_detector import CallDetector
-from birdkit.predictor import load_predictors
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.settings import replace
+from birdkit.synthesis.ambience import Place, render_place
+from birdkit.synthesis.calls import SPECIES, draw_bout, draw_individual, render_bout
 
 CLIP_S = 2.0
 # 2 s * 32,000 Hz / 1000 = 64 frames of 32 mels: 4 segments of half a second.

@@ -10,8 +10,8 @@ import soundfile as sf
 from conftest import RATE, noise
 
 from birdkit import pseudolabel
-from birdkit.call_run import CallRun
 from birdkit.kaggle import Workspace
+from birdkit.runs.call_detector import CallRun
 
 CHANGES = {"n_splits": 2}
 

@@ -9,10 +9,11 @@ import pytest
 import soundfile as sf
 from conftest import RATE, noise
 
-from birdkit import call_sources
 from birdkit.audio import AudioError
 from birdkit.config import DataConfig
-from birdkit.tables import TABLE_COLUMNS, DataError, make_targets
+from birdkit.data import DataError
+from birdkit.data.tables import TABLE_COLUMNS, make_targets
+from birdkit.preprocess import call_sources
 
 
 def write(path: Path, seconds: float = 1.0) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from birdkit.calls import (
+from birdkit.synthesis.calls import (
     SPECIES,
     Note,
     Species,

@@ -9,7 +9,7 @@ from birdkit.catalogue import Choice
 from birdkit.cli import main
 from birdkit.config import FrontEndConfig, ModelConfig
 from birdkit.models import MODELS
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 
 SMALL = FrontEndConfig(clip_s=2.0, hop_samples=1000, n_mels=32, strips=1)
 

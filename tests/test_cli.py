@@ -13,9 +13,10 @@ import pytest
 from test_rounds import student
 
 import birdkit
-from birdkit import call_run, cli, experiments, jobs, plan, runs, synthesis
+from birdkit import cli, experiments, synthesis
 from birdkit.commands import making
 from birdkit.pipeline import PipelineError
+from birdkit.runs import call_detector, jobs, training
 
 
 @pytest.fixture
@@ -121,11 +122,11 @@ def test_train_calls_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsy
     """A noise that gets lost is a detector that takes rain for a bird."""
     seen = []
     done = SimpleNamespace(best="call.safetensors")
-    monkeypatch.setattr(call_run, "train_calls", lambda run: seen.append(run) or done)
+    monkeypatch.setattr(call_detector, "train_calls", lambda run: seen.append(run) or done)
     assert cli.main(["train-calls", "in", "work", "--split", "2", "--set", "train__epochs=5", "--labelled",
                      "ff1010.csv=/data/ff1010", "--noise", "rain", "wind", "--year", "2021"]) == 0
-    assert seen == [call_run.CallRun(Path("in"), Path("work"), "call_detector", 2, {"train__epochs": 5},
-                                     [("ff1010.csv", "/data/ff1010")], [Path("rain"), Path("wind")], 2021)]
+    assert seen == [call_detector.CallRun(Path("in"), Path("work"), "call_detector", 2, {"train__epochs": 5},
+                                          [("ff1010.csv", "/data/ff1010")], [Path("rain"), Path("wind")], 2021)]
     assert capsys.readouterr().out == "checkpoint: call.safetensors\n"
 
 
@@ -177,15 +178,15 @@ def test_train_hands_its_options_on_and_says_what_there_is(
     """A script needs the path of the checkpoint, and must not take an unfinished run for a finished one."""
     seen = []
 
-    def note(run: runs.Run) -> SimpleNamespace:
+    def note(run: training.Run) -> SimpleNamespace:
         seen.append(run)
         return SimpleNamespace(best=Path("run/best.safetensors"), finished=len(seen) == 1)
 
-    monkeypatch.setattr(runs, "train", note)
+    monkeypatch.setattr(training, "train", note)
     assert cli.main(["train", "in", str(tmp_path), "--recipe", "tiny", "--split", "3", "--set", "train__epochs=5",
                      "--noise", "nocall=/data/ff1010bird"]) == 0
-    assert seen == [runs.Run(Path("in"), tmp_path, "tiny", split=3, changes={"train__epochs": 5},
-                             noise={"nocall": "/data/ff1010bird"})]
+    assert seen == [training.Run(Path("in"), tmp_path, "tiny", split=3, changes={"train__epochs": 5},
+                                 noise={"nocall": "/data/ff1010bird"})]
     assert capsys.readouterr().out == "checkpoint: run/best.safetensors\n"
     assert cli.main(["train", "in", str(tmp_path), "--split", "1"]) == 0
     assert capsys.readouterr().out == f"not finished: {tmp_path / 'round0_split1'}; start it again\n"
@@ -201,9 +202,9 @@ def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace
     table.write_text('recipe = "tiny"\nbaseline = "a"\n[runs.a]\n[runs.b]\n')
     found = SimpleNamespace(table=str(table), asked={}, outcomes=())
 
-    def note(table: plan.Table, *folders: Path, **options: object) -> experiments.Report:
+    def note(table: experiments.Table, *folders: Path, **options: object) -> experiments.Report:
         found.asked = {"seeds": table.seeds, "changes": table.changes, "year": table.year, **options}
-        wanted = plan.trials(table, *folders)
+        wanted = experiments.trials(table, *folders)
         return experiments.Report(table, None, pd.DataFrame(), tuple(wanted), found.outcomes, tmp_path / "mixing.csv")
 
     monkeypatch.setattr(experiments, "run_table", note)

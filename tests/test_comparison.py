@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from birdkit.comparison import Comparison, Row, Validated, compare, holm
+from birdkit.metrics.comparison import Comparison, Row, Validated, compare, holm
 
 FILES, ROWS, CLASSES = 16, 6, 4
 Runs = dict[str, dict[tuple[int, int], Validated]]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from birdkit import composition
-from birdkit.ambience import coloured_noise
-from birdkit.composition import Bout, Event, compose, compose_from_recordings, window_truth
+from birdkit.synthesis import composition
+from birdkit.synthesis.ambience import coloured_noise
+from birdkit.synthesis.composition import Bout, Event, compose, compose_from_recordings, window_truth
 
 RATE = 16_000
 

@@ -19,7 +19,7 @@ from birdkit.models.base import Model, build_model
 from birdkit.models.conformer import Conformer
 from birdkit.models.conformer_encoder import RelativeAttention, relative_shift
 from birdkit.models.weights import WeightsError
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.settings import replace
 
 FILTERS = (1, 16, 32, 64, 128, 128, 128, 128)

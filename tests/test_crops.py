@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import RATE, noise, tone
 
-from birdkit.crops import Energy, choose_start, fill
+from birdkit.data.crops import Energy, choose_start, fill
 
 
 def starts(crop: str, n: int = 300, **options) -> np.ndarray:

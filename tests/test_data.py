@@ -11,14 +11,11 @@ import torch
 from conftest import RATE, click, noise, tone
 
 from birdkit.audio import AudioError
-from birdkit.audio_store import AudioStore
 from birdkit.batch import Batch
 from birdkit.config import PseudoConfig, RunConfig
-from birdkit.data import ClipDataset, steps_per_epoch, training_batches
-from birdkit.packing import pack
+from birdkit.data import AudioStore, ClipDataset, ClipSource, DataError, steps_per_epoch, training_batches
+from birdkit.data.packing import pack
 from birdkit.settings import replace
-from birdkit.sources import ClipSource
-from birdkit.tables import DataError
 
 CLASSES = ("ant", "bee", "crow")
 

@@ -9,7 +9,7 @@ import pytest
 
 from birdkit.config import InferenceConfig, Member
 from birdkit.decisions import DECISIONS, decide
-from birdkit.predictor import ensemble_decision
+from birdkit.inference.predictor import ensemble_decision
 
 BIRDS = [f"bird{number}" for number in range(21)]
 

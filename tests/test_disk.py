@@ -10,9 +10,11 @@ import pytest
 from tiny_run import CLASSES, run, tiny_config, write_tones
 
 from birdkit import preprocess, synthesis
-from birdkit.disk import SPARE, DiskSpaceError, free_bytes, require_room
+from birdkit.kaggle import DiskSpaceError
+from birdkit.kaggle.disk import SPARE, free_bytes, require_room
 from birdkit.models import build_model
-from birdkit.run_files import RunFiles
+from birdkit.preprocess import auditing
+from birdkit.training.run_files import RunFiles
 
 
 @pytest.fixture
@@ -78,5 +80,5 @@ def test_an_audit_stays_below_what_it_asked_for(tmp_path: Path, free: SimpleName
     audio = sum(path.stat().st_size for path in competition.rglob("*.ogg"))
     lines = (work / "fingerprints.jsonl").read_text(encoding="utf-8").splitlines()
     prints = sum(len(json.loads(line)[-1]) for line in lines if line.startswith("["))
-    assert 0 < prints < preprocess.PRINT_SHARE * audio
-    assert sum(path.stat().st_size for path in work.iterdir()) - prints < 22 * preprocess.ROW_BYTES
+    assert 0 < prints < auditing.PRINT_SHARE * audio
+    assert sum(path.stat().st_size for path in work.iterdir()) - prints < 22 * auditing.ROW_BYTES

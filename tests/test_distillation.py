@@ -27,14 +27,21 @@ from torch.nn import functional
 from birdkit import checkpoint, recipes
 from birdkit.batch import Batch
 from birdkit.config import DistilConfig, Member, RunConfig, SourceConfig
-from birdkit.distillation import Distiller, choose_teacher, cosine_distance, divergence, refuse_unheard, strength
+from birdkit.data.teacher_table import TeacherTable
+from birdkit.data.window_index import WindowIndex
 from birdkit.models import MODELS, build_model
 from birdkit.output import SEDOutput
 from birdkit.recipes import for_competition
 from birdkit.settings import replace
-from birdkit.teacher_table import TeacherTable
-from birdkit.trainer import Trainer
-from birdkit.window_index import WindowIndex
+from birdkit.training.distillation import (
+    Distiller,
+    choose_teacher,
+    cosine_distance,
+    divergence,
+    refuse_unheard,
+    strength,
+)
+from birdkit.training.trainer import Trainer
 
 NOTHING = WindowIndex(np.array(["a"]), np.zeros(1), np.ones(1))
 

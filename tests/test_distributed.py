@@ -19,15 +19,16 @@ import torch.distributed as dist
 from conftest import noise
 from tiny_run import CLASSES, assert_same_history, assert_same_weights, make_trainer, run, tiny_config, write_tones
 
-from birdkit import checkpoint, distributed
+from birdkit import checkpoint
 from birdkit.batch import Batch
 from birdkit.config import Member, RunConfig
-from birdkit.distributed import World
+from birdkit.data.teacher_table import TeacherTable
+from birdkit.data.window_index import WindowIndex
 from birdkit.models import MODELS, build_model
 from birdkit.settings import replace
-from birdkit.teacher_table import TeacherTable
-from birdkit.trainer import Trainer
-from birdkit.window_index import WindowIndex
+from birdkit.training import distributed
+from birdkit.training.distributed import World
+from birdkit.training.trainer import Trainer
 
 LOSSES = (Member("bce"), Member("two_way", {"base": "focal", "pooling": "max"}), Member("soft_auc"))
 STEPS = {"data__samples_per_epoch": 32, "train__epochs": 2, "train__average": 2}

@@ -7,11 +7,11 @@ import pytest
 from birdkit import postprocess
 from birdkit.blending import BLENDS, blend
 from birdkit.config import Member
-from birdkit.effects import MISSING, NOTHING, Tried, measure
+from birdkit.effects import Rows, Tried, measure
+from birdkit.effects.measuring import MISSING, NOTHING
 from birdkit.metrics import bootstrap_difference, macro_roc_auc
 from birdkit.postprocess.published import PUBLISHED
-from birdkit.report_effects import effects_text, write_effects
-from birdkit.rows import Rows
+from birdkit.reports import effects_text, write_effects
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -7,7 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from birdkit import checkpoint, pipeline, pseudolabel, report, submission, synthesis
+from birdkit import checkpoint, pipeline, pseudolabel, reports, submission, synthesis
 from birdkit.profiles import read_classes
 
 pytestmark = pytest.mark.notebook
@@ -59,7 +59,7 @@ def test_the_notebooks_show_pictures_and_no_errors(finished) -> None:
 def test_the_page_says_that_the_audio_is_generated_and_holds_the_scores(finished) -> None:
     """Nobody should take a synthetic score for a real one."""
     generated, work = finished
-    page = report.page(generated.competition_dir, work, truth=generated.truth_path).read_text(encoding="utf-8")
+    page = reports.page(generated.competition_dir, work, truth=generated.truth_path).read_text(encoding="utf-8")
     assert "Generated audio" in page and "chance" in page and page.count("data:image/png") >= 4
     assert "<h2>Rounds</h2>" in page and 'href="pseudo_labels_r1.html"' in page
     assert len(pd.read_csv(work / "rounds.csv")) == 2 and (work / "pseudo_labels_r1.html").is_file()

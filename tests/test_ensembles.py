@@ -10,13 +10,14 @@ import pytest
 from test_notebooks import BOOKS, code_cells, parameters
 from tiny_teacher import teacher
 
-from birdkit import blending, cli, effects_run, inference, pipeline, preprocess, profiles, recipes, report, synthesis
-from birdkit.comparison import Validated
+from birdkit import blending, cli, inference, pipeline, preprocess, profiles, recipes, reports, synthesis
 from birdkit.config import Member
+from birdkit.effects import Rows
 from birdkit.ensembles import EnsembleFile, EnsembleMember, load_ensemble, read_ensemble, write_ensemble
 from birdkit.kaggle import MissingInputError, Workspace
+from birdkit.metrics.comparison import Validated
 from birdkit.postprocess import apply
-from birdkit.rows import Rows
+from birdkit.runs import effects
 from birdkit.settings import replace, to_dict
 
 pytestmark = [pytest.mark.filterwarnings("ignore:Empty filters")]
@@ -187,7 +188,7 @@ def test_notebook_04_submits_the_ensemble(places, monkeypatch: pytest.MonkeyPatc
     """The one setting that a person changes on Kaggle: its file, and nothing else, decides what is submitted."""
     generated, work = places
     write(work / "ranked.toml", f'blend = "rank"\npostprocess = []\n{MEMBERS}')
-    monkeypatch.setattr(report, "soundscape", lambda *_, **__: None)
+    monkeypatch.setattr(reports, "soundscape", lambda *_, **__: None)
     book = next(path for path in BOOKS if path.stem == "04_ensemble_infer")
     names = {**parameters(book), "COMPETITION_DIR": str(generated.competition_dir), "WORK_DIR": str(work),
              "ENSEMBLE": "ranked.toml", "SUBMISSION": "ranked.csv"}
@@ -238,7 +239,7 @@ def test_effects_are_measured_on_the_test_and_on_the_validation(places, apart, c
     ids = [f"{Path(file).stem}_{end_s}" for file in dict.fromkeys(rows.files.tolist()) for end_s in range(5, 25, 5)]
     np.testing.assert_array_equal(rows.truth, truth.loc[ids, list(rows.classes)])
     assert truth.to_numpy().any() and len(pd.read_csv(work / "effects_test.csv")) > 20
-    monkeypatch.setattr(effects_run, "_hear", lambda *_: pytest.fail("predicted again"))
+    monkeypatch.setattr(effects, "_hear", lambda *_: pytest.fail("predicted again"))
     assert cli.main([*command, "--ensemble", str(work / "three.toml"), "--markdown"]) == 0
     assert "| smooth .1 .2 .4 .2 .1 |" in capsys.readouterr().out
     monkeypatch.undo()

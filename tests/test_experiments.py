@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from birdkit import checkpoint, cli, experiments, pseudolabel, report_compare, synthesis
-from birdkit.comparison import Validated, compare
+from birdkit import checkpoint, cli, pseudolabel, synthesis
 from birdkit.config import RunConfig
-from birdkit.experiments import differences, run_table
-from birdkit.jobs import Job, Outcome
-from birdkit.plan import Table
-from birdkit.run_files import HISTORY
+from birdkit.experiments import Table, differences, run_table, running
+from birdkit.metrics.comparison import Validated, compare
+from birdkit.reports import comparison
+from birdkit.runs.jobs import Job, Outcome
 from birdkit.settings import replace, to_dict
+from birdkit.training.run_files import HISTORY
 
 SHORT = {"train__epochs": 1, "data__samples_per_epoch": 8, "train__precision": "f32", "inference__backend": "torch",
          "validation__kind": "composed", "validation__n_soundscapes": 2}
@@ -46,7 +46,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             outcomes.append(Outcome(job, cli.main(job.command[3:]), 1.0))
         return outcomes
 
-    monkeypatch.setattr(experiments, "run_jobs", run_here)
+    monkeypatch.setattr(running, "run_jobs", run_here)
     return names
 
 
@@ -55,7 +55,7 @@ def finished(competition: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A work folder in which all of TABLE is done; read it, or copy it."""
     work = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "run_jobs", lambda jobs, places, **_: [
+        patch.setattr(running, "run_jobs", lambda jobs, places, **_: [
             Outcome(job, cli.main(job.command[3:]), 1.0) for job in jobs])
         report = run_table(TABLE, competition, work)
     assert not report.missing and all(outcome.status == 0 for outcome in report.outcomes)
@@ -124,19 +124,19 @@ def test_a_table_that_is_not_complete_is_compared_and_says_what_is_missing(work:
     """A look at it in the morning, while the rest still trains."""
     shutil.rmtree(work / "compare" / "trial" / "finer" / "split0_seed0")
     report = run_table(TABLE, competition, work, jobs=0)
-    said = report_compare.text(report)
+    said = comparison.text(report)
     assert [str(trial) for trial in report.missing] == ["finer/split0_seed0"] and "missing: finer/split0_seed0" in said
     assert report.comparison is not None and report.comparison.rows[1].difference is not None
     shutil.rmtree(work / "compare" / "trial" / "as_is")
     report = run_table(TABLE, competition, work, jobs=0)
-    assert "no comparison: as_is has no finished training yet" in report_compare.text(report)
-    report_compare.picture(report)._repr_png_()
+    assert "no comparison: as_is has no finished training yet" in comparison.text(report)
+    comparison.picture(report)._repr_png_()
     shutil.rmtree(work / "compare")
     empty = run_table(TABLE, competition, work, jobs=0)
     assert empty.comparison is None and len(empty.missing) == 4
-    assert report_compare.text(empty).count("missing: ") == 4
+    assert comparison.text(empty).count("missing: ") == 4
     with pytest.raises(ValueError, match="no training of trial is done"):
-        report_compare.picture(empty)
+        comparison.picture(empty)
 
 
 @pytest.mark.parametrize("finished_before", [True, False])
@@ -212,7 +212,7 @@ def test_text_and_markdown_say_the_same(finished: Path, competition: Path) -> No
     """The README's table is the one that was printed, with how sure it is and how many comparisons there were."""
     report = run_table(TABLE, competition, finished, jobs=0)
     assert report.comparison is not None
-    plain, marked = report_compare.text(report), report_compare.text(report, markdown=True)
+    plain, marked = comparison.text(report), comparison.text(report, markdown=True)
     row = report.comparison.rows[1]
     assert row.difference is not None and math.isfinite(report.comparison.floor)
     for said in (plain, marked):
@@ -228,7 +228,7 @@ def test_the_picture_shows_every_run_and_the_floor(finished: Path, competition: 
     """A dot for each training, an interval for each difference, a band for what cannot be told apart."""
     report = run_table(TABLE, competition, finished, jobs=0)
     assert report.comparison is not None
-    axes = report_compare.picture(report).axes[0]
+    axes = comparison.picture(report).axes[0]
     assert [label.get_text().split()[0] for label in axes.get_yticklabels()] == ["as_is", "finer"]
     row = report.comparison.rows[1]
     assert row.difference is not None

@@ -21,14 +21,14 @@ from birdkit.backends import (
     has_openvino,
 )
 from birdkit.backends.choice import ORDER
+from birdkit.backends.parity import Parity, parity, require_parity
 from birdkit.checkpoint import golden_wave
 from birdkit.config import OWN, FrontEndConfig, InferenceConfig, ModelConfig, RunConfig
 from birdkit.export import export
 from birdkit.models import HEADS, MODELS, build_model
 from birdkit.models.base import Model
 from birdkit.models.weight_standardisation import STANDARDISED
-from birdkit.parity import Parity, parity, require_parity
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.settings import replace
 
 openvino = pytest.importorskip("openvino")

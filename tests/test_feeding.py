@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from birdkit.audio import AudioError
-from birdkit.feeding import AHEAD, feed
+from birdkit.data.feeding import AHEAD, feed
 
 
 def make(key: int) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from birdkit.filecache import FileCache
+from birdkit.data.filecache import FileCache
 
 
 class Counted:

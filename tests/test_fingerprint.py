@@ -14,9 +14,9 @@ import torch
 from conftest import noise, tone
 from scipy.signal import butter, sosfilt
 
-from birdkit import fingerprint
-from birdkit.fingerprint import FRAME_S, Fingerprint, Fingerprinter, Overlap, enough_for, find_overlaps
 from birdkit.frontend import FrontEnd
+from birdkit.preprocess import fingerprint
+from birdkit.preprocess.fingerprint import FRAME_S, Fingerprint, Fingerprinter, Overlap, enough_for, find_overlaps
 
 RATE = 16_000  # of the waves that fingerprints are made of
 

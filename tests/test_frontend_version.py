@@ -9,7 +9,7 @@ import torch
 from birdkit import checkpoint, frontend
 from birdkit.config import FrontEndConfig
 from birdkit.frontend import FrontEnd
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 
 # Means over a grid of every named front end's image of the golden wave, and the version that they are of.
 GOLDEN = json.loads(Path(__file__).with_name("golden_images.json").read_text(encoding="utf-8"))

@@ -10,15 +10,16 @@ import torch
 from scipy.stats import spearmanr
 from settled import CLASSES, settled_config, write_checkpoint, write_soundscapes, write_truth
 
-from birdkit import checkpoint, gate
+from birdkit import checkpoint
 from birdkit.backends import ExportError, TorchClassifier
+from birdkit.backends.parity import Parity, rank_agreements
 from birdkit.config import Member
+from birdkit.export import GateReport, gate, measure_gate, require_gate
+from birdkit.export.gate import TruthReport
 from birdkit.frontend import FrontEnd
-from birdkit.gate import GateReport, TruthReport, measure_gate, require_gate
+from birdkit.inference import Predictor
 from birdkit.metrics import Interval
 from birdkit.output import SEDOutput
-from birdkit.parity import Parity, rank_agreements
-from birdkit.predictor import Predictor
 from birdkit.profiles import profile
 from birdkit.settings import replace
 from birdkit.submission import SubmissionError, read_truth

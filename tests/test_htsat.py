@@ -18,7 +18,7 @@ from birdkit.export import export
 from birdkit.models import build_model
 from birdkit.models.htsat import HTSAT
 from birdkit.output import probabilities
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.settings import replace
 
 N_AUDIOSET = 527

@@ -12,7 +12,7 @@ import soundfile as sf
 import torch
 from conftest import RATE, noise, tone
 
-from birdkit import blending, checkpoint, postprocess, soundscapes
+from birdkit import blending, checkpoint, postprocess
 from birdkit.config import Member, RunConfig
 from birdkit.inference import (
     Ensemble,
@@ -22,6 +22,7 @@ from birdkit.inference import (
     predict,
     predict_wave,
     predict_waves,
+    soundscapes,
 )
 from birdkit.models import build_model, lengthen
 from birdkit.output import SEDOutput, probabilities

@@ -10,12 +10,12 @@ import torch
 from settled import settled_config, write_checkpoint, write_soundscapes
 from tiny_run import run, tiny_config, write_tones
 
-from birdkit import gate
 from birdkit.backends import ExportError, OpenVINOClassifier
-from birdkit.bundle_export import GateAudio, bundle_folder, calibration_images, export_bundle
 from birdkit.checkpoint import load
+from birdkit.export import GateAudio, bundle_folder, export_bundle, gate
+from birdkit.export.exporting import calibration_images
 from birdkit.frontend import FrontEnd
-from birdkit.predictor import load_predictors
+from birdkit.inference import load_predictors
 
 
 @pytest.fixture(scope="module")

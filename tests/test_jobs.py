@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from birdkit.jobs import Job, JobsError, Outcome, check_outcomes, run_jobs, tail
+from birdkit.runs.jobs import Job, JobsError, Outcome, check_outcomes, run_jobs, tail
 
 PATIENCE_S = 20.0
 
@@ -110,7 +110,7 @@ def test_nothing_is_left_when_this_process_is_stopped(tmp_path: Path, number: si
             "child.stdout.readline()\nprint(os.getpid(), child.pid, flush=True)\ntime.sleep(60)")
     script, log = tmp_path / "parent.py", tmp_path / "a.log"
     # Where the tests run in a shell's background, that ignores Ctrl-C, and so would this process.
-    script.write_text("import signal, sys\nfrom pathlib import Path\nfrom birdkit.jobs import Job, run_jobs\n"
+    script.write_text("import signal, sys\nfrom pathlib import Path\nfrom birdkit.runs.jobs import Job, run_jobs\n"
                       "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
                       f"run_jobs([Job('a', [sys.executable, '-S', '-c', {code!r}], Path({str(log)!r}))])")
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
@@ -139,7 +139,7 @@ def test_the_end_of_a_log_is_what_stands_on_the_screen(tmp_path: Path) -> None:
 def test_the_bar_says_how_far_the_jobs_are(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """Of trainings that take hours, "0 of 2" is all that would be seen for hours."""
-    monkeypatch.setattr("birdkit.jobs.SHOWN_S", 0.1)
+    monkeypatch.setattr("birdkit.runs.jobs.SHOWN_S", 0.1)
     run_jobs([job(tmp_path, "split 0", "import sys, time; sys.stderr.write('training:  45%|####|'); sys.stderr.flush();"
                                        " time.sleep(1)")], label="round 0")
     said = capsys.readouterr().err

@@ -19,7 +19,7 @@ import pytest
 from kaggle_place import Image, Place, Session, isolated
 
 from birdkit import checkpoint, submission, synthesis
-from birdkit.offline import Wheel, sys_tags
+from birdkit.kaggle.offline import Wheel, sys_tags
 from birdkit.sending import staging
 
 CHECKOUT = Path(__file__).parents[1]

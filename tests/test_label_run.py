@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from tiny_teacher import teacher
 
-from birdkit import checkpoint, cli, label_run, preprocess, profiles, recipes, synthesis
+from birdkit import checkpoint, cli, preprocess, profiles, recipes, synthesis
 from birdkit.kaggle import MissingInputError, Workspace
-from birdkit.label_run import LabelRun, label_round
 from birdkit.pseudolabel import PseudoLabelError, label, provenance, read
-from birdkit.runs import Run, train
+from birdkit.runs import labelling
+from birdkit.runs.labelling import LabelRun, label_round
+from birdkit.runs.training import Run, train
 from birdkit.settings import replace
 
 pytestmark = [pytest.mark.filterwarnings("ignore:Empty filters"),
@@ -74,12 +75,12 @@ def test_the_round_before_is_found_in_an_attached_output(places: tuple[Path, Pat
     (tmp_path / "input" / "labels-of-round-1").mkdir(parents=True)
     space = Workspace(tmp_path / "working", roots=[tmp_path / "input"])
     run = LabelRun(competition, space.folder, "tiny", 2)
-    assert label_run._previous(space, run) is None
+    assert labelling._previous(space, run) is None
     attached = tmp_path / "input" / "labels-of-round-1" / "pseudo_labels_r1.parquet"
     attached.touch()
-    assert label_run._previous(space, run) == attached
-    assert label_run._previous(space, dataclasses.replace(run, root=work)) is None  # other audio
-    assert label_run._previous(space, dataclasses.replace(run, round=1)) is None
+    assert labelling._previous(space, run) == attached
+    assert labelling._previous(space, dataclasses.replace(run, root=work)) is None  # other audio
+    assert labelling._previous(space, dataclasses.replace(run, round=1)) is None
 
 
 def test_ones_own_soundscapes_are_labelled_by_the_command(places: tuple[Path, Path], tmp_path: Path,
@@ -162,7 +163,7 @@ def test_the_recipe_says_how_to_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "RECIPES", {"x": chosen})
     run = LabelRun(Path(), Path(), "x", 1, changes={"labelling__floor": 0.1})
     assert (run.config().mean, run.config().floor) == ("logits", 0.1)
-    assert label_run.LabelRun(Path(), Path(), "x", 0).config().mean == "probabilities"
+    assert labelling.LabelRun(Path(), Path(), "x", 0).config().mean == "probabilities"
 
 
 def test_a_student_can_learn_from_other_backbones_alone(places: tuple[Path, Path], tmp_path: Path) -> None:

@@ -15,12 +15,10 @@ import soundfile as sf
 import torch
 from conftest import RATE
 
-from birdkit import checkpoint, preprocess, recipes, runs, synthesis
-from birdkit.audio_store import AudioStore
+from birdkit import checkpoint, preprocess, recipes, synthesis
 from birdkit.config import LABELLED, RunConfig, SourceConfig
-from birdkit.data import ClipDataset
-from birdkit.kaggle import Workspace
-from birdkit.labelled_soundscapes import (
+from birdkit.data import AudioStore, ClipDataset, ClipSource, DataError
+from birdkit.data.labelled_soundscapes import (
     audit_windows,
     drop_foreign,
     parse_time_s,
@@ -28,9 +26,9 @@ from birdkit.labelled_soundscapes import (
     rarest_labels,
     read_spans,
 )
+from birdkit.kaggle import Workspace
+from birdkit.runs import training
 from birdkit.settings import replace
-from birdkit.sources import ClipSource
-from birdkit.tables import DataError
 
 CLASSES = ("frog", "owl", "son1")
 TABLE = "train_soundscapes_labels.csv"
@@ -233,10 +231,10 @@ def test_a_competition_without_them_has_no_such_table(tmp_path: Path) -> None:
 def train(audited: preprocess.Audit, competition: Path, out_dir: Path, split: int, *,
           changes: dict[str, Any]) -> checkpoint.Checkpoint:
     """The checkpoint of a run of seconds from the files on disk."""
-    run = runs.Run(competition, audited.recordings.parent, "tiny", split=split, out_dir=out_dir, changes={
+    run = training.Run(competition, audited.recordings.parent, "tiny", split=split, out_dir=out_dir, changes={
         "train__epochs": 1, "data__samples_per_epoch": 16, "train__precision": "f32", "train__threads": 1,
         "inference__backend": "torch", **changes})
-    return checkpoint.load(runs.train(run, progress=False).best)
+    return checkpoint.load(training.train(run, progress=False).best)
 
 
 def seen_labelled(loaded: checkpoint.Checkpoint, files: Sequence[str]) -> set[str]:

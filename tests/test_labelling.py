@@ -16,11 +16,10 @@ from tiny_teacher import CLASSES, teacher, tiny_run
 
 from birdkit import audio, frontend
 from birdkit.config import LabelConfig, RunConfig
-from birdkit.inference import Ensemble, Heard
-from birdkit.predictor import load_predictors
+from birdkit.inference import Ensemble, Heard, load_predictors
+from birdkit.inference.repetition import Spread
 from birdkit.pseudolabel import PseudoLabelError, guards, label, label_files, provenance, read, table
 from birdkit.pseudolabel.parts import Parts
-from birdkit.repetition import Spread
 from birdkit.settings import replace
 
 Soundscapes = tuple[Path, list[str]]

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 import birdkit
-from birdkit import manifest
-from birdkit.kaggle import Workspace
+from birdkit.kaggle import Workspace, manifest
 
 PACKAGE = Path(birdkit.__file__).parent
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from birdkit.marks import centres_of, read_marks
+from birdkit.preprocess.marks import centres_of, read_marks
 
 LISTED = {"train_audio/owl/XC1.ogg", "train_audio/owl/XC2.ogg"}
 

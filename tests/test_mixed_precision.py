@@ -7,12 +7,12 @@ import torch
 from conftest import noise, tone
 from tiny_run import make_batch, make_trainer, tiny_config, weights
 
-from birdkit import trainer as trainers
 from birdkit.batch import Batch
 from birdkit.config import FrontEndConfig, ModelConfig, RunConfig, TrainConfig
 from birdkit.models import MODELS, build_model
 from birdkit.settings import replace
-from birdkit.trainer import Trainer
+from birdkit.training import trainer as trainers
+from birdkit.training.trainer import Trainer
 
 # Backward through fp16 takes a CPU minutes.
 PRECISIONS = [("cpu", "bf16"), *((("cuda", "bf16"), ("cuda", "fp16")) if torch.cuda.is_available() else ())]

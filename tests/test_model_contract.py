@@ -9,7 +9,7 @@ from birdkit import checkpoint
 from birdkit.config import OWN, ModelConfig, RunConfig
 from birdkit.models import MODELS, build_model
 from birdkit.models.base import Model
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.settings import replace
 
 K = 4

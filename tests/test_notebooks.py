@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from birdkit import label_run, report, runs, submit_run
+from birdkit import reports
 from birdkit.pipeline import find_notebooks, steps
+from birdkit.runs import labelling, submitting, training
 
 BOOKS = sorted(find_notebooks().glob("*.ipynb"))
 MAX_CELLS, MAX_LINES = 10, 60
@@ -145,7 +146,7 @@ def test_the_install_cell_hands_over_to_the_newest_wheel(tmp_path: Path, layout:
     for version, status in (("0.1.0", 3), ("0.2.0", 0)):
         with zipfile.ZipFile(folder / f"birdkit-{version}-py3-none-any.whl", "w") as wheel:
             wheel.writestr("birdkit/__init__.py", "")
-            wheel.writestr("birdkit/offline.py", f"import sys; print('{version}', *sys.argv[1:]); sys.exit({status})")
+            wheel.writestr("birdkit/kaggle/offline.py", f"import sys; print('{version}', *sys.argv[1:]); sys.exit({status})")
     source = tagged(BOOKS[0], "install")[0]
     done = run_install(source, root=tmp_path, installed=False)
     assert done.returncode == 0, done.stderr
@@ -183,7 +184,7 @@ def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     drawn: list[Any] = []
     history = pd.DataFrame({"epoch": [1], "loss": [0.5], "lr": [1e-3], "score": [0.8], "low": [0.7], "high": [0.9],
                             "weights": ["ema"]})
-    monkeypatch.setattr(runs, "train_splits", lambda *given, **named: seen.append((*given, named)) or [history] * 2)
+    monkeypatch.setattr(training, "train_splits", lambda *given, **named: seen.append((*given, named)) or [history] * 2)
     settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
                 "FOLD": [0, 1], "CHANGES": {"seed": 3}, "NOISE": {"nocall": "/noise"}, "SESSION_HOURS": 11,
                 "RESUME_FROM": "/earlier", "COMPETITION_YEAR": 2025}
@@ -192,8 +193,8 @@ def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     names: dict[str, Any] = {**parameters(book), **settings, "display": lambda *shown: drawn.extend(shown)}
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
-    assert seen == [(runs.Run(tmp_path, tmp_path / "work", "tiny", 2, changes={"seed": 3}, noise={"nocall": "/noise"},
-                              resume_from="/earlier", year=2025), [0, 1], {"session_h": 11})]
+    assert seen == [(training.Run(tmp_path, tmp_path / "work", "tiny", 2, changes={"seed": 3}, noise={"nocall": "/noise"},
+                                  resume_from="/earlier", year=2025), [0, 1], {"session_h": 11})]
     assert len(drawn) == 2 and all(picture._repr_png_() for picture in drawn)
 
 
@@ -202,7 +203,7 @@ def test_notebook_02_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     seen: list[Any] = []
     drawn: list[Any] = []
     outcome = SimpleNamespace(pictures={"one": 1, "two": 2})
-    monkeypatch.setattr(label_run, "label_round", lambda run: seen.append(run) or outcome)
+    monkeypatch.setattr(labelling, "label_round", lambda run: seen.append(run) or outcome)
     settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
                 "CHANGES": {"labelling__stride_s": 2.5}, "TEACHERS": ["a.safetensors"], "ENSEMBLE": "best.toml",
                 "COMPETITION_YEAR": 2024}
@@ -211,7 +212,7 @@ def test_notebook_02_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     names: dict[str, Any] = {**parameters(book), **settings, "display": lambda *shown: drawn.extend(shown)}
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
-    assert seen == [label_run.LabelRun(tmp_path, tmp_path / "work", "tiny", 2, changes={"labelling__stride_s": 2.5},
+    assert seen == [labelling.LabelRun(tmp_path, tmp_path / "work", "tiny", 2, changes={"labelling__stride_s": 2.5},
                                        teachers=["a.safetensors"], ensemble="best.toml", year=2024)]
     assert drawn == [1, 2]
 
@@ -220,8 +221,8 @@ def test_notebook_04_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     """A time share or an ensemble that gets lost is a submission that nobody meant."""
     seen: list[Any] = []
     outcome = SimpleNamespace(table="table")
-    monkeypatch.setattr(submit_run, "submit", lambda run: seen.append(run) or outcome)
-    monkeypatch.setattr(report, "soundscape", lambda table, root: seen.append((table, root)))
+    monkeypatch.setattr(submitting, "submit", lambda run: seen.append(run) or outcome)
+    monkeypatch.setattr(reports, "soundscape", lambda table, root: seen.append((table, root)))
     settings = {"COMPETITION_DIR": str(tmp_path), "COMPETITION_YEAR": 2024, "WORK_DIR": str(tmp_path / "work"),
                 "ROUND": 2, "EARLIER": 1, "BUNDLE": "openvino_f32", "ENSEMBLE": "best.toml", "GATE": "multiply",
                 "CHANGES": {"window_shift": 2}, "SUBMISSION": "mine.csv", "TIME_SHARE": 0.5}
@@ -230,6 +231,6 @@ def test_notebook_04_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     names: dict[str, Any] = {**parameters(book), **settings}
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
-    wanted = submit_run.SubmitRun(tmp_path, str(tmp_path / "work"), 2, 1, "openvino_f32", "best.toml", "multiply",
+    wanted = submitting.SubmitRun(tmp_path, str(tmp_path / "work"), 2, 1, "openvino_f32", "best.toml", "multiply",
                                   {"window_shift": 2}, "mine.csv", 0.5, 2024)
     assert seen == [wanted, ("table", tmp_path)]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from packaging.tags import Tag
 
-from birdkit import offline
-from birdkit.offline import OfflineError, Wheel, choose, find_wheels
+from birdkit.kaggle import offline
+from birdkit.kaggle.offline import OfflineError, Wheel, choose, find_wheels
 
 TAGS = frozenset({Tag("cp312", "cp312", "manylinux_2_28_x86_64"), Tag("py3", "none", "any")})
 OPENVINO = "openvino-2026.4.1-22982-{0}-{0}-manylinux_2_28_x86_64.whl"
@@ -136,7 +136,7 @@ def test_a_wheel_that_pip_refuses_is_named(tmp_path: Path) -> None:
     put(tmp_path / "wheels", birdkit("0.1.0"), content="half")
     with pytest.raises(OfflineError, match=r"pip cannot install birdkit 0\.1\.0 from .*(?s:.)*(invalid|[Ww]heel)"):
         offline.install(find_wheels(tmp_path))
-    code = f"import sys; from birdkit import offline; sys.exit(offline.run_offline([{str(tmp_path / 'nothing')!r}]))"
+    code = f"import sys; from birdkit.kaggle import offline; sys.exit(offline.run_offline([{str(tmp_path / 'nothing')!r}]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "attach the dataset of wheels" in done.stdout
 

@@ -7,9 +7,10 @@ import timm
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts
 
-from birdkit import optimisation, recipes
+from birdkit import recipes
 from birdkit.config import TrainConfig
-from birdkit.optimisation import build_optimiser, choose_precision, learning_rate
+from birdkit.training import optimisation
+from birdkit.training.optimisation import build_optimiser, choose_precision, learning_rate
 
 
 def rates(config: TrainConfig, total_steps: int, per_epoch: int) -> list[float]:

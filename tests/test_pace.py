@@ -12,8 +12,8 @@ import soundfile as sf
 from conftest import RATE, noise
 from loudness import loudness
 
-from birdkit import blending, inference, pace
-from birdkit.inference import Predictions, Predictor, predict
+from birdkit import blending, pace
+from birdkit.inference import Predictions, Predictor, predict, predicting
 from birdkit.kaggle import Deadline
 from birdkit.metrics import METRICS
 from birdkit.pace import Pace, Plan
@@ -226,7 +226,7 @@ def test_what_is_called_in_between_takes_a_share_of_the_time(tmp_path: Path, mon
                                                              by_hand: Callable[[float], Clock]) -> None:
     """A file of 50,000 rows, written every three minutes, would take a tenth of the time that there is to predict."""
     clock, seen = by_hand(1e9), []
-    monkeypatch.setattr(inference, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(predicting, "time", SimpleNamespace(monotonic=clock.monotonic))
 
     def write_slowly(so_far: Predictions) -> None:
         seen.append(so_far.table["file"].nunique())

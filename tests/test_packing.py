@@ -8,9 +8,10 @@ import pytest
 import soundfile as sf
 from conftest import RATE, click, noise, tone
 
-from birdkit import audio, packing
-from birdkit.packed import INDEX, SETTINGS, Packed, PackingError
-from birdkit.packing import estimate, pack
+from birdkit import audio
+from birdkit.data import packing
+from birdkit.data.packed import INDEX, SETTINGS, Packed, PackingError
+from birdkit.data.packing import estimate, pack
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import papermill
 import pytest
 import torch
 
-from birdkit import cli, pipeline, recipes, rounds
+from birdkit import cli, pipeline, recipes
 from birdkit.kaggle import Workspace
 from birdkit.pipeline import PipelineError
+from birdkit.runs import rounds
 from birdkit.settings import replace
 
 NAMES = ("01_preprocess", "02_pseudolabel", "03_train_fold", "04_ensemble_infer")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from birdkit import recipes
-from birdkit.plan import Table, read_table, trials
+from birdkit.experiments import Table, read_table, trials
 
 MIXING = """
 question = "Does mixing help?"

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from birdkit import audio, preprocess, report
+from birdkit import audio, preprocess, reports
 from birdkit.config import SplitConfig
-from birdkit.fingerprint import Fingerprint, Fingerprinter
+from birdkit.preprocess.fingerprint import Fingerprint, Fingerprinter
 from birdkit.profiles import ProfileError
 
 RATE = 32_000
@@ -406,7 +406,7 @@ def test_splits_are_of_the_kind_that_is_asked_for(competition: Competition) -> N
 
 def texts(result: preprocess.Audit) -> str:
     """All words in the picture of an audit."""
-    artists = report.show_audit(result).findobj(lambda artist: hasattr(artist, "get_text"))
+    artists = reports.show_audit(result).findobj(lambda artist: hasattr(artist, "get_text"))
     return " | ".join(artist.get_text() for artist in artists)
 
 
@@ -418,6 +418,6 @@ def test_the_picture_of_an_audit_says_how_it_was_split(twins: Competition) -> No
     assert "splits: stratified" in texts(result)
     for split, name in ((-1, "always trained on"), (0, "validates split 0"), (1, "validates split 1")):
         assert f"{name} ({(table['split'] == split).sum()})" in texts(result)
-    assert sum(bar.get_height() for bar in report.show_audit(result).axes[0].patches) == 13
+    assert sum(bar.get_height() for bar in reports.show_audit(result).axes[0].patches) == 13
     other, _, _ = twins.audit(near_duplicates=False, splitting=SplitConfig("site"))
     assert "splits: site" in texts(other) and "near-duplicates not looked for" in texts(other)

@@ -10,7 +10,7 @@ import torch
 
 from birdkit.folding import unfold
 from birdkit.frontend import FrontEnd
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 
 # Frames, mels, then channels and the size of the image, as published.
 SIZES = {"default": (768, 192, (1, 384, 384)), "seed2022": (313, 128, (1, 128, 313)),

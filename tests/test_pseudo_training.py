@@ -13,12 +13,11 @@ from tiny_run import CLASSES, run, tiny_config, write_tones
 from tiny_teacher import teacher, tiny_run
 
 from birdkit import checkpoint, pseudolabel
-from birdkit.comparison import Validated
 from birdkit.config import LabelConfig, Member, RunConfig, SourceConfig
-from birdkit.material import Material
+from birdkit.data import DataError, choose_sources
+from birdkit.metrics.comparison import Validated
 from birdkit.settings import replace
-from birdkit.sources import choose_sources
-from birdkit.tables import DataError
+from birdkit.training.material import Material
 
 
 @pytest.fixture

@@ -11,11 +11,10 @@ from tiny_teacher import CLASSES, teacher, tiny_run
 
 from birdkit import checkpoint, frontend, pseudolabel, recipes
 from birdkit.config import LabelConfig, RunConfig
-from birdkit.inference import predict
+from birdkit.inference import Predictor, load_predictors, predict
+from birdkit.inference.repetition import spread_of_probabilities
 from birdkit.output import SEDOutput
-from birdkit.predictor import Predictor, load_predictors
 from birdkit.pseudolabel import PseudoLabelError, label, provenance, read
-from birdkit.repetition import spread_of_probabilities
 from birdkit.settings import replace, to_dict
 
 

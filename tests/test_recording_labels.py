@@ -10,14 +10,12 @@ import soundfile as sf
 from conftest import RATE, click
 from tiny_run import run, tiny_config, write_tones
 
-from birdkit import kaggle, preprocess, pseudolabel, runs, synthesis, training
-from birdkit.audio_store import AudioStore
+from birdkit import kaggle, preprocess, pseudolabel, synthesis, training
 from birdkit.config import DistilConfig, RunConfig
-from birdkit.data import ClipDataset
-from birdkit.recording_labels import RecordingLabels, choose_recording_labels, lifted, refuse_uncovered
+from birdkit.data import AudioStore, ClipDataset, ClipSource, DataError
+from birdkit.data.recording_labels import RecordingLabels, choose_recording_labels, lifted, refuse_uncovered
+from birdkit.runs import training as runs_training
 from birdkit.settings import replace
-from birdkit.sources import ClipSource
-from birdkit.tables import DataError
 
 CLASSES = ("ant", "bee", "crow")
 CONFIG = DistilConfig(self_share=0.7)
@@ -139,16 +137,16 @@ def test_the_recordings_labels_reach_the_training(tmp_path, monkeypatch) -> None
     competition = synthesis.generate(tmp_path / "in", **synthesis.TINY, progress=False).competition_dir
     preprocess.audit(competition, tmp_path / "work", n_splits=2)
     work = kaggle.Workspace(tmp_path / "work")
-    classes = tuple(runs.profiles.read_classes(competition))
+    classes = tuple(runs_training.profiles.read_classes(competition))
     recordings = pd.read_parquet(work.recordings())
     said = pd.DataFrame({"file": recordings["file"], "start_s": 0.0, "end_s": 5.0, **dict.fromkeys(classes, 0.5)})
     labels = write_labels(work.recording_labels_path(1), said, classes, round=1)
     write_labels(work.pseudo_labels_path(1), said.head(2), classes, round=1)
     seen = []
     monkeypatch.setattr(training, "fit", lambda config, *_, **options: seen.append((config, options)))
-    one = runs.Run(competition, tmp_path / "work", "tiny", 1, changes={"distil__self_share": 0.7})
+    one = runs_training.Run(competition, tmp_path / "work", "tiny", 1, changes={"distil__self_share": 0.7})
     for asked in (one, dataclasses.replace(one, changes={})):
-        runs.train(asked, progress=False)
+        runs_training.train(asked, progress=False)
     given = seen[0][1]["recording_labels"]
     pd.testing.assert_frame_equal(given, said, check_dtype=False)
     assert seen[0][0].distil.self_share == 0.7 and seen[1][1]["recording_labels"] is None
@@ -158,4 +156,4 @@ def test_the_recordings_labels_reach_the_training(tmp_path, monkeypatch) -> None
     assert one.learnt(one.config())["recording labels"] != before != ""
     write_labels(labels, said, classes, round=2)
     with pytest.raises(pseudolabel.PseudoLabelError, match="made for round 2, not for round 1"):
-        runs.train(one, progress=False)
+        runs_training.train(one, progress=False)

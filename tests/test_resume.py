@@ -26,10 +26,11 @@ from tiny_run import (
     write_tones,
 )
 
-from birdkit import run_files, training
+from birdkit import training
 from birdkit.batch import Batch
 from birdkit.settings import replace
-from birdkit.trainer import Trainer
+from birdkit.training import fitting, run_files
+from birdkit.training.trainer import Trainer
 
 # Three epochs of four steps: there is a middle of an epoch.
 STEPS = {"data__samples_per_epoch": 32, "train__epochs": 3, "train__average": 2}
@@ -57,8 +58,8 @@ sys.path.insert(0, {tests!r})
 import pandas as pd, torch
 from pathlib import Path
 from tiny_run import run, tiny_config
-from birdkit import run_files
-from birdkit.trainer import Trainer
+from birdkit.training import run_files
+from birdkit.training.trainer import Trainer
 
 torch.set_num_threads(1)
 folder = Path({folder!r})
@@ -153,7 +154,7 @@ class Clock:
 
     def __init__(self, monkeypatch, *, step_s: float, validation_s: float = 0.0) -> None:
         self.now_s = 0.0
-        real_step, real_score = Trainer.train_step, training.Validation.predict
+        real_step, real_score = Trainer.train_step, fitting.Validation.predict
 
         def step(trainer: Trainer, batch: Batch) -> float:
             self.now_s += step_s
@@ -165,7 +166,7 @@ class Clock:
 
         monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(Trainer, "train_step", step)
-        monkeypatch.setattr(training.Validation, "predict", predict)
+        monkeypatch.setattr(fitting.Validation, "predict", predict)
 
 
 def sessions(config, table, folder: Path, clock: Clock) -> list[float]:
@@ -257,7 +258,7 @@ def test_a_finished_run_is_not_trained_again(world, monkeypatch) -> None:
     """The pipeline calls it again after a stop elsewhere; its state keeps no weights, which the checkpoints have."""
     folder, table, whole = world
     monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(training.Validation, "prepare", lambda *_, **__: pytest.fail("prepared again"))
+    monkeypatch.setattr(fitting.Validation, "prepare", lambda *_, **__: pytest.fail("prepared again"))
     again = run(tiny_config(**STEPS), table, folder, "whole")
     assert_same_history(again.history, whole.history)
     assert again.finished and again.average == whole.average

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from birdkit import pseudolabel, report_rounds, rounds
-from birdkit.comparison import Validated
+from birdkit import pseudolabel, reports
 from birdkit.kaggle import Workspace
+from birdkit.metrics.comparison import Validated
+from birdkit.reports import rounds as reports_rounds
+from birdkit.runs import rounds
 
 CLASSES = ("owl", "frog")
 
@@ -51,8 +53,8 @@ def test_a_gain_that_everyone_sees_is_one_and_none_is_none(tmp_path: Path) -> No
     assert better.row.difference and better.row.difference.low > better.floor > 0
     assert rounds.last_that_helped([first, better, same]) == 1 and rounds.last_that_helped([first, better]) == 1
     assert "no gain that could be told from chance" in str(same) and "a gain" in str(better)
-    assert report_rounds.conclusion([first, better, same]).endswith("Submit round 1")
-    assert report_rounds.conclusion([first, better]).endswith("Another round may help")
+    assert reports_rounds.conclusion([first, better, same]).endswith("Submit round 1")
+    assert reports_rounds.conclusion([first, better]).endswith("Another round may help")
 
 
 def test_two_splits_are_too_few_for_a_noise_floor(tmp_path: Path) -> None:
@@ -123,8 +125,8 @@ def test_who_learnt_from_teachers_that_knew_the_exam_is_told(tmp_path: Path, tea
                 "labelling": {"teachers": how}, "distil": {"self_share": self_share * (number == 1)}})
     found = read(tmp_path)
     assert [one.biased for one in found] == [False, biased, biased]
-    assert ("biased upwards from round 1" in report_rounds.rounds_text(found)) == biased
-    assert ("are honest" in report_rounds.rounds_text(found)) != biased and ("biased" in str(found[1])) == biased
+    assert ("biased upwards from round 1" in reports.rounds_text(found)) == biased
+    assert ("are honest" in reports.rounds_text(found)) != biased and ("biased" in str(found[1])) == biased
     assert rounds.rounds_table(found)["biased"].tolist() == [False, biased, biased]
 
 
@@ -142,7 +144,7 @@ def test_the_file_holds_teachers_labels_students_and_scores(tmp_path: Path) -> N
     student(tmp_path, 0, skill=1.0), student(tmp_path, 1, skill=3.0)
     labelled(tmp_path, 1, 0.75)
     (tmp_path / "round1_split0" / "best.safetensors").write_bytes(b"weights")
-    report_rounds.update_picture(Workspace(tmp_path, roots=()))
+    reports_rounds.update_picture(Workspace(tmp_path, roots=()))
     assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")
     table = pd.read_csv(tmp_path / "rounds.csv")
     assert table["round"].tolist() == [0, 1]
@@ -168,10 +170,10 @@ def test_the_picture_has_a_mark_for_every_student_and_gain(tmp_path: Path) -> No
     for split in range(4):
         for number in range(3):
             student(tmp_path, number, split, skill=1.0 + number)
-    figure = report_rounds.rounds_picture(read(tmp_path))
+    figure = reports.rounds_picture(read(tmp_path))
     scores, gains = figure.axes
     assert [label.get_text() for label in scores.get_xticklabels()] == ["0\nsupervised", "1", "2"]
     assert [label.get_text() for label in gains.get_xticklabels()] == ["1 - 0", "2 - 1"] and len(gains.patches) == 2
     for some in (read(tmp_path)[:1], []):
-        assert report_rounds.rounds_picture(some)._repr_png_()
-    assert report_rounds.rounds_text(read(tmp_path), markdown=True).startswith("| round | soundscapes |")
+        assert reports.rounds_picture(some)._repr_png_()
+    assert reports.rounds_text(read(tmp_path), markdown=True).startswith("| round | soundscapes |")

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from birdkit import checkpoint, cli, kaggle, preprocess, runs, synthesis
-from birdkit.comparison import Validated
-from birdkit.jobs import Job, JobsError, Outcome
-from birdkit.runs import Run, places, train, train_splits
+from birdkit import checkpoint, cli, kaggle, preprocess, synthesis
+from birdkit.metrics.comparison import Validated
+from birdkit.runs import training
+from birdkit.runs.jobs import Job, JobsError, Outcome
+from birdkit.runs.training import Run, places, train, train_splits
 
 SHORT = {"train__epochs": 2, "data__samples_per_epoch": 8, "train__precision": "f32", "inference__backend": "torch"}
 
@@ -50,7 +51,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
             job.log.write_text("the reason\n")
         return [Outcome(job, cli.main(job.command[3:]), 1.0) for job in jobs]
 
-    monkeypatch.setattr(runs, "run_jobs", run_here)
+    monkeypatch.setattr(training, "run_jobs", run_here)
     return seen
 
 
@@ -62,7 +63,7 @@ def test_a_command_says_the_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
         seen.append(run)
         raise ValueError("enough")
 
-    monkeypatch.setattr(runs, "train", note)
+    monkeypatch.setattr(training, "train", note)
     changes = {"augment__wave": [{"name": "gain", "options": {"max_db": 6.0}}], "model__backbone": "5", "seed": 3,
                "data__collection_weights": {"iNat": 0.5}, "pseudo__hard": None, "train__compile": True}
     full = Run(tmp_path / "in", tmp_path / "work", "small", 1, 2, changes, {"no call": "/x=y"}, tmp_path / "out",
@@ -132,13 +133,13 @@ def test_one_that_fails_is_an_error_after_the_others(run: Run, commands: list[tu
 def test_a_session_ends_in_time_and_the_next_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Twelve hours on Kaggle: stopped in time, attached to the next session, and gone on with."""
     limits: list[float] = []
-    real = runs.training.fit
+    real = training.training.fit
 
     def note(config: Any, *arguments: Any, **options: Any) -> Any:
         limits.append(config.train.session_s)
         return real(config, *arguments, **options)
 
-    monkeypatch.setattr(runs.training, "fit", note)
+    monkeypatch.setattr(training.training, "fit", note)
     train_splits(run, 0, session_h=0.5, progress=False)
     assert 1700 < limits[0] <= 1800
     with pytest.raises(TimeoutError, match=r"split 0: the session's time was over 1. s before"):
@@ -158,8 +159,8 @@ def test_a_session_on_kaggle_has_a_limit_that_nobody_need_know(run: Run, monkeyp
                                                                session_h: float | None, limit_h: float) -> None:
     """A run that Kaggle ends after twelve hours leaves nothing; elsewhere nothing ends it."""
     seen: list[Run] = []
-    done = runs.training.FitResult(Path(), Path(), None, pd.DataFrame(), True)
-    monkeypatch.setattr(runs, "train", lambda one, **_: seen.append(one) or done)
+    done = training.training.FitResult(Path(), Path(), None, pd.DataFrame(), True)
+    monkeypatch.setattr(training, "train", lambda one, **_: seen.append(one) or done)
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", kind)
     train_splits(run, 0, session_h=session_h, progress=False)
     assert seen[0].ends_s == (pytest.approx(time.time() + 3600 * limit_h, abs=60.0) if limit_h else 0.0)
@@ -205,7 +206,7 @@ def test_runs_at_once_share_the_workers_too(run: Run, monkeypatch: pytest.Monkey
         asked.extend(job.command for job in jobs)
         return [Outcome(job, 0, 1.0) for job in jobs]
 
-    monkeypatch.setattr(runs, "run_jobs", note)
+    monkeypatch.setattr(training, "run_jobs", note)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for workers, expected in ((4, 2), (1, 1), (0, 0)):

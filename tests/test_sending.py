@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from birdkit import manifest
+from birdkit.kaggle import manifest
 from birdkit.sending import masking, outputs, record, replies, staging
 from birdkit.sending.__main__ import main
 

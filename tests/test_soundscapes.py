@@ -4,9 +4,8 @@ import pytest
 import soundfile as sf
 from conftest import RATE, noise
 
-from birdkit import soundscapes
 from birdkit.audio import AudioError
-from birdkit.soundscapes import SoundscapeFile, SoundscapeWave
+from birdkit.inference import SoundscapeFile, SoundscapeWave, soundscapes
 
 
 @pytest.fixture

@@ -8,15 +8,14 @@ import soundfile as sf
 import torch
 from conftest import RATE, noise, tone
 
-from birdkit.audio_store import AudioStore
 from birdkit.augmentations import AUGMENTATIONS
 from birdkit.batch import Batch
 from birdkit.config import DataConfig, PseudoConfig, RunConfig, SourceConfig
-from birdkit.packing import pack
+from birdkit.data import AudioStore, ClipSource, DataError, choose_sources
+from birdkit.data.packing import pack
+from birdkit.data.tables import keep_rated, make_cell_weights, make_targets, make_weights
+from birdkit.data.window_choice import window_odds
 from birdkit.settings import replace
-from birdkit.sources import ClipSource, choose_sources
-from birdkit.tables import DataError, keep_rated, make_cell_weights, make_targets, make_weights
-from birdkit.window_choice import window_odds
 
 CLASSES = ("ant", "bee", "crow")
 

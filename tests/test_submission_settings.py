@@ -16,15 +16,14 @@ from test_years import LEAST, run_notebook
 from tiny_teacher import teacher
 
 from birdkit import cli, preprocess, profiles, recipes, submission, synthesis
-from birdkit.binding import bind
-from birdkit.comparison import Validated
 from birdkit.config import Member
 from birdkit.decisions import decide
-from birdkit.ensembles import load_ensemble, read_ensemble
+from birdkit.effects import Rows
+from birdkit.ensembles import bind, load_ensemble, read_ensemble
 from birdkit.metrics import METRICS
-from birdkit.rows import Rows
+from birdkit.metrics.comparison import Validated
+from birdkit.runs.submitting import Submitted
 from birdkit.settings import replace, to_dict
-from birdkit.submit_run import Submitted
 
 NAMES = ("round0_split0", "round0_split1")
 HALF: dict[str, Any] = {"name": "quantile", "options": {"q": 0.5, "per": "class"}}  # every class in half of the windows
@@ -194,7 +193,7 @@ def test_the_labelled_soundscapes_of_2021_are_a_prior(place: Place, caplog: pyte
 
 def test_the_rows_of_another_runtime_are_not_taken_for_these(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle has the hash of its checkpoint: exchanged in an ensemble's file, it must be heard itself."""
-    from birdkit import effects_run
+    from birdkit.runs import effects
 
     run = place.work / NAMES[0]
     if not (run / "openvino_f32").is_dir():
@@ -203,7 +202,7 @@ def test_the_rows_of_another_runtime_are_not_taken_for_these(place: Place, monke
     command = ["effects", str(place.folder), str(place.work), "--truth", str(place.generated.truth_path)]
     file = Path(ensemble(place, "swapped.toml"))
     assert cli.main(["--debug", *command, "--ensemble", str(file)]) == 0
-    monkeypatch.setattr(effects_run, "_hear", lambda *_: pytest.fail("predicted again"))
+    monkeypatch.setattr(effects, "_hear", lambda *_: pytest.fail("predicted again"))
     assert cli.main(["--debug", *command, "--ensemble", str(file)]) == 0
     file.write_text(file.read_text().replace(f'"{NAMES[0]}/best.safetensors"',
                                              f'"{NAMES[0]}/openvino_f32"\nname = "{NAMES[0]}/best.safetensors"'))

@@ -16,11 +16,13 @@ import soundfile as sf
 from conftest import RATE, noise, tone
 from tiny_teacher import teacher, tiny_run
 
-from birdkit import checkpoint, inference, kaggle, report, submission, submit_run
-from birdkit.listening import Listened
+from birdkit import checkpoint, inference, kaggle, reports, submission
+from birdkit.inference import predicting
+from birdkit.inference.listening import Listened
+from birdkit.runs import submitting
+from birdkit.runs.submitting import SubmitRun, Submitted, submit
 from birdkit.settings import replace
 from birdkit.submission import SubmissionError
-from birdkit.submit_run import SubmitRun, Submitted, submit
 
 CLASSES = ("owl", "frog", "10")
 
@@ -67,7 +69,7 @@ def test_it_is_there_before_the_first_model(run: SubmitRun, monkeypatch: pytest.
             submission.validate(path, run.competition_dir)
         raise MemoryError("the first model")
 
-    monkeypatch.setattr(submit_run, "_load_models", look)
+    monkeypatch.setattr(submitting, "_load_models", look)
     with pytest.raises(MemoryError):
         submit(run)
     assert len(rows(path)) == 96
@@ -105,7 +107,7 @@ def test_it_is_replaced_whole_while_predicting(run: SubmitRun, monkeypatch: pyte
         return report
 
     monkeypatch.setattr(submission, "write", watched)
-    monkeypatch.setattr(inference, "INTERIM_SHARE", 0)  # however long writing takes here
+    monkeypatch.setattr(predicting, "INTERIM_SHARE", 0)  # however long writing takes here
     submit(replace(run, every_s=1e-6))
     assert seen[0] == 8 and seen[1:] == sorted(seen[1:]) and seen[-1] == 8 and len(seen) >= 8
 
@@ -114,7 +116,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from birdkit.backends import TorchClassifier
-from birdkit.submit_run import SubmitRun, submit
+from birdkit.runs.submitting import SubmitRun, submit
 
 classify = TorchClassifier.__call__
 
@@ -219,7 +221,7 @@ def overflowing(monkeypatch: pytest.MonkeyPatch, *stems: str) -> None:
     """Models that say of these test files what is no number."""
     listened = inference.Ensemble._apart
 
-    def apart(self: inference.Ensemble, heard: Listened) -> inference.Apart:
+    def apart(self: inference.Ensemble, heard: Listened) -> predicting.Apart:
         if Path(heard.name).stem in stems:
             heard.outputs[1].segment_logits[:] = np.nan
         return listened(self, heard)
@@ -291,7 +293,7 @@ def test_a_rehearsal_says_how_long_the_scored_run_takes(run: SubmitRun, monkeypa
 def test_a_table_without_rows_has_a_picture(run: SubmitRun) -> None:
     """An error in the notebook's last cell throws the submission away that lies there complete."""
     done = submit(run)
-    assert isinstance(done, Submitted) and report.soundscape(done.table[:0], root="")._repr_png_()
+    assert isinstance(done, Submitted) and reports.soundscape(done.table[:0], root="")._repr_png_()
 
 
 @pytest.mark.parametrize(("setting", "value"), [("time_share", 0.0), ("time_share", 1.1), ("every_s", 0.0)])

@@ -19,7 +19,7 @@ import pytest
 from fake_kaggle import Dataset, Kernel, Reply
 from submit_place import COMPETITION, OWNER, TOKEN, Seed, make_seed, place
 
-from birdkit import manifest
+from birdkit.kaggle import manifest
 
 WHEELS, WEIGHTS = f"{OWNER}/birdkit-wheels", f"{OWNER}/birdkit-weights"
 

@@ -11,10 +11,11 @@ import pytest
 import soundfile
 from scipy.signal import stft
 
-from birdkit.calls import SPECIES
 from birdkit.profiles import form_of, profile, recognise
-from birdkit.synthesis import MARKER, TINY, Generated, draw_recordings, generate, render_focal, render_soundscape
-from birdkit.synthesis import SITES as PLACES
+from birdkit.synthesis import MARKER, TINY, Generated, generate
+from birdkit.synthesis.calls import SPECIES
+from birdkit.synthesis.generating import SITES as PLACES
+from birdkit.synthesis.generating import draw_recordings, render_focal, render_soundscape
 
 TRAIN_COLUMNS = ["primary_label", "secondary_labels", "type", "filename", "collection", "rating", "url", "latitude",
                  "longitude", "scientific_name", "common_name", "author", "license"]

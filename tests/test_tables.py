@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from birdkit.config import DataConfig, SourceConfig
-from birdkit.tables import (
-    DataError,
+from birdkit.data import DataError
+from birdkit.data.tables import (
     check_columns,
     choose_recordings,
     keep_rated,

@@ -10,11 +10,11 @@ import torch
 from conftest import RATE, noise, tone
 from onnx_file import write_teacher
 
-from birdkit import teacher_model
 from birdkit.config import DistilConfig
-from birdkit.tables import DataError
-from birdkit.teacher_model import RUNTIMES, TeacherModel
-from birdkit.teacher_table import read_teacher_table
+from birdkit.data import DataError
+from birdkit.data.teacher_table import read_teacher_table
+from birdkit.training import teacher_model
+from birdkit.training.teacher_model import RUNTIMES, TeacherModel
 
 CLASSES = ("ant", "bee", "crow")
 N = 2 * RATE

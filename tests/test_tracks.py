@@ -9,7 +9,8 @@ import pytest
 from test_years import run_notebook
 
 from birdkit import checkpoint, cli, kaggle, profiles, submission, synthesis
-from birdkit.predictor import load_predictors
+from birdkit.inference import load_predictors
+from birdkit.synthesis import generating
 
 pytestmark = pytest.mark.notebook
 # Networks and spectrograms so small that a training takes seconds; everything else is the recipe's.
@@ -61,7 +62,7 @@ def test_the_second_place_of_2021_runs_to_the_end(tmp_path: Path, capsys: pytest
     quiet.mkdir()
     for number in range(10):
         noise = np.random.default_rng(number).normal(0, 0.01, 3 * 32_000)
-        synthesis.soundfile.write(quiet / f"wind{number}.wav", noise, 32_000)
+        generating.soundfile.write(quiet / f"wind{number}.wav", noise, 32_000)
     small = ["model__backbone=test_resnet", "data__samples_per_epoch=16", "train__epochs=1", "train__batch_size=8",
              "frontend__hop_samples=2000", "frontend__n_mels=32", "inference__clip_step_s=null"]
     assert cli.main(["train-calls", *folders.values(), "--noise", str(quiet), "--set", *small]) == 0

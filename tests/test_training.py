@@ -13,16 +13,17 @@ from conftest import RATE, noise, tone
 from safetensors.torch import load_file
 from tiny_run import CLASSES, assert_same_history, make_batch, make_trainer, run, tiny_config, weights, write_tones
 
-from birdkit import checkpoint, trainer
+from birdkit import checkpoint
 from birdkit.augmentations import AUGMENTATIONS, Augmentation
 from birdkit.batch import Batch
-from birdkit.comparison import Validated
 from birdkit.config import Member, SourceConfig
 from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
+from birdkit.metrics.comparison import Validated
 from birdkit.settings import replace
-from birdkit.trainer import Trainer
-from birdkit.validation import Validation
+from birdkit.training import trainer
+from birdkit.training.trainer import Trainer
+from birdkit.training.validation import Validation
 
 
 def test_it_learns_two_tones(tmp_path) -> None:

@@ -6,14 +6,14 @@ import soundfile as sf
 import torch
 from conftest import RATE, noise, tone
 
-from birdkit.audio_store import AudioStore
-from birdkit.comparison import Validated
 from birdkit.config import Member
+from birdkit.data import AudioStore
 from birdkit.inference import Predictor, predict
 from birdkit.metrics import macro_roc_auc
+from birdkit.metrics.comparison import Validated
 from birdkit.models import build_model
 from birdkit.settings import replace
-from birdkit.validation import Validation
+from birdkit.training.validation import Validation
 
 CLASSES = ("high", "low")
 

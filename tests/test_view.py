@@ -4,10 +4,10 @@ import pytest
 from conftest import RATE, noise
 
 from birdkit.config import FrontEndConfig, RunConfig
+from birdkit.inference import SoundscapeWave
+from birdkit.inference.view import View
+from birdkit.inference.windows import covering, window_bounds
 from birdkit.settings import replace
-from birdkit.soundscapes import SoundscapeWave
-from birdkit.view import View
-from birdkit.windows import covering, window_bounds
 
 LENGTHS_S = (0.1, 0.3, 3.9, 4.0, 5.0, 12.0, 60.0, 61.3)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from birdkit import weight_fit
 from birdkit.blending import blend
-from birdkit.comparison import Validated
+from birdkit.effects import Rows
+from birdkit.ensembles import fit_weights
+from birdkit.ensembles import weights as ensembles_weights
 from birdkit.metrics import macro_roc_auc
-from birdkit.rows import Rows
-from birdkit.weight_fit import fit_weights
+from birdkit.metrics.comparison import Validated
 
 N_FILES, N_WINDOWS, N_CLASSES = 12, 5, 4
 
@@ -65,7 +65,7 @@ def test_shrinkage_moves_weights_back_to_equal(monkeypatch: pytest.MonkeyPatch) 
     """Half shrunk is half way, wholly shrunk is equal, however good one member is: else the number is a decoration."""
     found = {}
     for shrinkage in (0.0, 0.5, 1.0):
-        monkeypatch.setattr(weight_fit, "SHRINKAGES", (shrinkage,))
+        monkeypatch.setattr(ensembles_weights, "SHRINKAGES", (shrinkage,))
         found[shrinkage] = fit_weights(heard(0.7, 4.0))
         assert found[shrinkage].shrinkage == shrinkage
     free, half = found[0.0].weights["m0"], found[0.5].weights["m0"]

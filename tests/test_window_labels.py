@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 
 from birdkit.config import PseudoConfig
-from birdkit.sources import ClipSource
-from birdkit.tables import DataError
-from birdkit.window_choice import choose_windows, window_odds
-from birdkit.window_labels import capped, clip_labels, label_lines, shape_labels
+from birdkit.data import ClipSource, DataError
+from birdkit.data.window_choice import choose_windows, window_odds
+from birdkit.data.window_labels import capped, clip_labels, label_lines, shape_labels
 
 CLASSES = ("ant", "bee", "crow")
 # Six windows of three files: ants everywhere, a bee now and then, one crow.

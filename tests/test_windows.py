@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from birdkit.windows import clip_starts, n_windows, window_bounds, window_coverage
+from birdkit.inference.windows import clip_starts, n_windows, window_bounds, window_coverage
 
 RATE = 100
 

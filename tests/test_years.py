@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from birdkit import checkpoint, profiles, report, submission, synthesis
+from birdkit import checkpoint, profiles, reports, submission, synthesis
 from birdkit.metrics import METRICS
 from birdkit.pipeline import find_notebooks
-from birdkit.run_files import PREDICTIONS
 from birdkit.synthesis import Generated
+from birdkit.training.run_files import PREDICTIONS
 
 pytestmark = pytest.mark.notebook
 YEARS = sorted(profiles.PROFILES)
@@ -65,7 +65,7 @@ def test_a_competition_of_every_year_ends_in_a_file_that_its_host_takes(tmp_path
         assert str(validated["metric"]) == competition.metric
         assert ("decisions" in validated) == METRICS[competition.metric].on_decisions
         assert tuple(validated["classes"]) == profiles.read_scored(generated.competition_dir)
-    page = report.page(generated.competition_dir, tmp_path / "work", truth=generated.truth_path)
+    page = reports.page(generated.competition_dir, tmp_path / "work", truth=generated.truth_path)
     assert competition.metric in page.read_text(encoding="utf-8")
 
 

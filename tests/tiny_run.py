@@ -16,7 +16,7 @@ from birdkit.batch import Batch
 from birdkit.config import FrontEndConfig, Member, ModelConfig, RunConfig
 from birdkit.models import build_model
 from birdkit.settings import replace
-from birdkit.trainer import Trainer
+from birdkit.training.trainer import Trainer
 
 CLASSES = ("high", "low")
 

@@ -57,7 +57,7 @@ def add_learning(commands: Commands) -> None:
     command.set_defaults(command=_train_calls_command)
 
     command = commands.add_parser("compare", help="train a table of runs with several seeds each, and compare them")
-    command.add_argument("table", type=Path, metavar="TABLE", help="a TOML file, see birdkit.plan.Table")
+    command.add_argument("table", type=Path, metavar="TABLE", help="a TOML file, see birdkit.experiments.Table")
     add_competition(command, work="what the notebooks write")
     command.add_argument("--jobs", type=int, default=1, metavar="N",
                          help="trainings at once; 0 compares what is done (default: %(default)s)")
@@ -78,65 +78,68 @@ def add_learning(commands: Commands) -> None:
 
 def _label_command(options: argparse.Namespace) -> None:
     """Let teachers label soundscapes, as notebook 02 does, and say where the labels and their page are."""
-    from birdkit import label_run
+    from birdkit.runs import labelling
 
-    run = label_run.LabelRun(options.competition_dir, options.work_dir, options.recipe, options.round,
+    run = labelling.LabelRun(options.competition_dir, options.work_dir, options.recipe, options.round,
                              changes=dict(options.set), teachers=options.teachers, ensemble=options.ensemble,
                              root=options.root, files=options.files, out=options.out, device=options.device,
                              year=options.year)
-    outcome = label_run.label_round(run)
+    outcome = labelling.label_round(run)
     tables = [outcome.table, *([outcome.recording_labels] if outcome.recording_labels else [])]
     say("\n".join([*(f"labels: {table}" for table in tables), f"page: {outcome.page}"]))
 
 
 def _train_command(options: argparse.Namespace) -> None:
     """Train one split, as notebook 03 does, and say where its best checkpoint is."""
-    from birdkit import runs
+    from birdkit.runs import training
 
-    chosen = runs.Run(options.competition_dir, options.work_dir, options.recipe, options.round, options.split,
-                      changes=dict(options.set), noise=dict(options.noise), out_dir=options.out,
-                      pseudo_labels=options.pseudo_labels, resume_from=options.resume_from, ends_s=options.ends,
-                      year=options.year)
-    result = runs.train(chosen)
+    chosen = training.Run(options.competition_dir, options.work_dir, options.recipe, options.round, options.split,
+                          changes=dict(options.set), noise=dict(options.noise), out_dir=options.out,
+                          pseudo_labels=options.pseudo_labels, resume_from=options.resume_from, ends_s=options.ends,
+                          year=options.year)
+    result = training.train(chosen)
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun lets train one model
         say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
 
 
 def _train_calls_command(options: argparse.Namespace) -> None:
     """Train a call detector and say where its best checkpoint is."""
-    from birdkit import call_run
+    from birdkit.runs import call_detector
 
-    chosen = call_run.CallRun(options.competition_dir, options.work_dir, options.recipe, options.split,
-                              changes=dict(options.set), labelled=options.labelled, noise=options.noise,
-                              year=options.year)
-    say(f"checkpoint: {call_run.train_calls(chosen).best}")
+    chosen = call_detector.CallRun(options.competition_dir, options.work_dir, options.recipe, options.split,
+                                   changes=dict(options.set), labelled=options.labelled, noise=options.noise,
+                                   year=options.year)
+    say(f"checkpoint: {call_detector.train_calls(chosen).best}")
 
 
 def _compare_command(options: argparse.Namespace) -> None:
     """Train what a table of runs asks for, say how they differ, and write the table and a picture."""
-    from birdkit import experiments, jobs, plan, report_compare
+    from birdkit import experiments
+    from birdkit.reports import comparison
+    from birdkit.runs import jobs
 
-    table = plan.read_table(options.table)
+    table = experiments.read_table(options.table)
     if options.seeds is not None:
         table = dataclasses.replace(table, seeds=tuple(options.seeds))
     table = dataclasses.replace(table, changes={**table.changes, **dict(options.set)}, year=options.year or table.year)
     with quiet("birdkit.profiles"):  # it would say the year for every training
         report = experiments.run_table(table, options.competition_dir, options.work_dir, jobs=options.jobs,
                                        only=options.only)
-    say(report_compare.text(report, markdown=options.markdown))
+    say(comparison.text(report, markdown=options.markdown))
     if report.comparison is not None:
-        report_compare.picture(report).savefig(report.picture, dpi=150)
+        comparison.picture(report).savefig(report.picture, dpi=150)
         say(f"\n{report.csv}\n{report.picture}")
     jobs.check_outcomes(report.outcomes)
 
 
 def _rounds_command(options: argparse.Namespace) -> None:
     """Say what each round of pseudo-labelling brought, over several work folders where they differ in their seed."""
-    from birdkit import kaggle, report_rounds, rounds
+    from birdkit import kaggle, reports
+    from birdkit.runs import rounds
 
     found = rounds.read_rounds(*(kaggle.Workspace(folder) for folder in options.work_dirs))
-    say(report_rounds.rounds_text(found, markdown=options.markdown))
+    say(reports.rounds_text(found, markdown=options.markdown))
     path = (options.out or options.work_dirs[0]) / rounds.ROUNDS
     rounds.write_rounds(found, path)
-    report_rounds.rounds_picture(found).savefig(path.with_suffix(".png"), dpi=150)
+    reports.rounds_picture(found).savefig(path.with_suffix(".png"), dpi=150)
     say(f"\n{path}\n{path.with_suffix('.png')}")

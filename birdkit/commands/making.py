@@ -99,7 +99,8 @@ def _pack_command(options: argparse.Namespace) -> None:
     """
     import pandas as pd
 
-    from birdkit import kaggle, packing, recipes
+    from birdkit import kaggle, recipes
+    from birdkit.data import packing
 
     work = kaggle.Workspace(options.work_dir)
     if options.soundscapes and options.seconds is not None:
@@ -127,7 +128,7 @@ def _pack_command(options: argparse.Namespace) -> None:
 
 def _report_command(options: argparse.Namespace) -> None:
     """Write the page of pictures and figures of a finished pipeline and say where."""
-    from birdkit import report as pictures
+    from birdkit import reports as pictures
 
     say(f"report: {pictures.page(options.competition_dir, options.work_dir, truth=options.truth, year=options.year)}")
 
@@ -135,12 +136,12 @@ def _report_command(options: argparse.Namespace) -> None:
 def _models_command(options: argparse.Namespace) -> None:
     """Say what front ends and models there are, how large and how fast; or how true their exports are."""
     from birdkit import catalogue
-    from birdkit.presets import FRONT_ENDS
+    from birdkit.recipes.presets import FRONT_ENDS
 
     if options.parity:
         chosen = [choice for name in ([options.front_end] if options.front_end else FRONT_ENDS)
                   for choice in catalogue.choices(names=options.names, backbone=options.backbone, frontend=name)]
-        with quiet("birdkit.export"):  # the table says it
+        with quiet("birdkit.backends.conversion"):  # the table says it
             table = catalogue.export_parity(chosen, options.parity, n_classes=options.classes)
         say(shown(table))
         return

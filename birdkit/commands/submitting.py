@@ -70,43 +70,45 @@ def add_submitting(commands: Commands) -> None:
 
 def _export_command(options: argparse.Namespace) -> None:
     """Export checkpoints for another runtime, and say where the bundles are and what the gate measured."""
-    from birdkit import bundle_export
+    from birdkit import export
 
-    folders = [bundle_export.bundle_folder(path, options.backend, options.precision, options.out)
+    folders = [export.bundle_folder(path, options.backend, options.precision, options.out)
                for path in options.checkpoints]
     if len(set(folders)) < len(folders):
         raise ValueError(f"two of these checkpoints would be exported to one folder: {sorted(map(str, folders))}")
-    with bundle_export.gate_audio(options.audio, precision=options.precision, calibration=options.calibration,
+    with export.gate_audio(options.audio, precision=options.precision, calibration=options.calibration,
                                 truth=options.truth) as measured_on:
         for path, folder in zip(options.checkpoints, folders, strict=True):
-            exported = bundle_export.export_bundle(path, measured_on, backend=options.backend, folder=folder,
-                                                   precision=options.precision, window_s=options.window)
+            exported = export.export_bundle(path, measured_on, backend=options.backend, folder=folder,
+                                            precision=options.precision, window_s=options.window)
             spared = f"; left as they are: {exported.spared}" if exported.spared else ""
             say(f"bundle: {exported.folder}\n  {exported.report}{spared}")
 
 
 def _ensemble_command(options: argparse.Namespace) -> None:
     """Write an ensemble of trained runs, with equal weights or also with fitted ones, and say what those are worth."""
-    from birdkit import ensemble_making
+    from birdkit.runs import ensembles
 
-    making = ensemble_making.Making(tuple(options.runs), options.out, options.blend)
-    say(ensemble_making.write_fitted(making) if options.fit else ensemble_making.write_equal(making))
+    making = ensembles.Making(tuple(options.runs), options.out, options.blend)
+    say(ensembles.write_fitted(making) if options.fit else ensembles.write_equal(making))
 
 
 def _effects_command(options: argparse.Namespace) -> None:
     """Say what every published post-processing and way to blend does to the metric, and write it as CSV."""
-    from birdkit import effects_run, report_effects
+    from birdkit import reports
+    from birdkit.reports import effects as reports_effects
+    from birdkit.runs import effects
 
-    run = effects_run.EffectsRun(options.competition_dir, options.work_dir, tuple(options.checkpoints or ()),
-                                 options.ensemble, options.truth, options.quantile, options.year, dict(options.set),
-                                 dict(options.against))
+    run = effects.EffectsRun(options.competition_dir, options.work_dir, tuple(options.checkpoints or ()),
+                             options.ensemble, options.truth, options.quantile, options.year, dict(options.set),
+                             dict(options.against))
     if run.against:
-        say(report_effects.compared_text(effects_run.compare_settings(run), run.changes, run.against))
+        say(reports_effects.compared_text(effects.compare_settings(run), run.changes, run.against))
         return
-    measured = effects_run.measure_effects(run)
+    measured = effects.measure_effects(run)
     path = (options.out or options.work_dir) / f"{run.name}.csv"
-    report_effects.write_effects(measured, path)
-    say(f"{report_effects.effects_text(measured, markdown=options.markdown)}\n\n{path}")
+    reports.write_effects(measured, path)
+    say(f"{reports.effects_text(measured, markdown=options.markdown)}\n\n{path}")
 
 
 def _score_command(options: argparse.Namespace) -> None:

@@ -34,8 +34,8 @@ class DistilConfig:
     learnt from logits, 0.1 * BCE + 0.9 * KL at a temperature of 20: label_weight 0.1 and weight 0.9. The 2026 first
     place distilled first and learnt from labels alone afterwards: `until`, or a second run with model.weights.
 
-    teacher         path of a table (.parquet or .npz, see birdkit.teacher_table) or of a network (.onnx, see
-                    birdkit.teacher_model); empty for none
+    teacher         path of a table (.parquet or .npz, see birdkit.data.teacher_table) or of a network (.onnx, see
+                    birdkit.training.teacher_model); empty for none
     kind            "embedding": a projection of the student's features, the mean over its segments, comes near the
                     teacher's features; the distance is 1 - cosine. "logits": the distance is the Kullback-Leibler
                     divergence of the softmax over the classes that both know

@@ -40,8 +40,8 @@ class InferenceConfig:
     precision    "f32", or on a GPU "bf16": always explicit, OpenVINO alone would pick bf16 where the CPU has it. On a
                  CPU "bf16", "f16" (weights alone) and "int8" are of bundles, which `birdkit export` proves on audio
     postprocess  members of birdkit.postprocess, in order, applied per soundscape. What some need of a competition's
-                 files (groups of classes, counts, what was heard where) is filled in by birdkit.binding when a run is
-                 prepared, and stands in the checkpoint
+                 files (groups of classes, counts, what was heard where) is filled in by birdkit.ensembles.binding when
+                 a run is prepared, and stands in the checkpoint
     gate         what call detectors that are given to birdkit.inference.predict do to the probabilities before that:
                  "none", "multiply" or "threshold", see birdkit.postprocess.gate. Training's own validation has none
     gate_threshold  probability of a call from which "threshold" lets a window pass

@@ -29,7 +29,8 @@ class Model(nn.Module):
     Training puts spectrogram augmentations before `classify`; everyone else calls the whole. Only `classify` is
     exported for the CPU: the front end is this same object wherever the model goes.
 
-    published, published_frontend  config of the paper it comes from, and its preset in birdkit.presets.FRONT_ENDS
+    published, published_frontend  config of the paper it comes from, and its preset in
+                                   birdkit.recipes.presets.FRONT_ENDS
     small, small_frontend          the same of a size that two CPU cores train in minutes
     class_free                     submodules that do not depend on the classes: what a warm start takes from a birdkit
                                    checkpoint of other classes

@@ -1,7 +1,7 @@
 """The call detector: does anything call at all? One class for all animals, as a gate on the probabilities of others.
 
-Its examples come from birdkit.call_sources, which makes tables with the labels "call" and "nocall"; "nocall" is no
-class. It is trained and validated like any other model:
+Its examples come from birdkit.preprocess.call_sources, which makes tables with the labels "call" and "nocall"; "nocall"
+is no class. It is trained and validated like any other model:
 
     table = call_sources.join(call_sources.labelled_folder("ff1010bird.csv", "ff1010bird", root="."),
                               call_sources.noise("rain", root="."))

@@ -7,7 +7,8 @@ are predicted with it.
 
 Some go by more than the array. The names of the classes and the soundscape's file name are told by whoever applies
 them. What a competition's files say (groups of classes, numbers of recordings, what was heard where) is an option,
-which birdkit.binding fills in when a run is prepared: it then stands in the run config, and so in every checkpoint.
+which birdkit.ensembles.binding fills in when a run is prepared: it then stands in the run config, and so in every
+checkpoint.
 """
 from birdkit.postprocess.base import FROM_COMPETITION, POSTPROCESS, apply, check_members, options_of
 from birdkit.postprocess.gates import GATES, gate

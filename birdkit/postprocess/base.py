@@ -11,7 +11,7 @@ Function = TypeVar("Function", bound=Callable[..., np.ndarray])
 
 POSTPROCESS: dict[str, Callable[..., np.ndarray]] = {}
 OF_THE_SOUNDSCAPE = ("classes", "file")  # what whoever applies a function tells it, where it asks
-FROM_COMPETITION = ("groups", "counts", "prior")  # options whose data birdkit.binding reads from a competition's files
+FROM_COMPETITION = ("groups", "counts", "prior")  # options whose data birdkit.ensembles.binding reads from a competition's files
 SILENCED = 1e-3  # what is left of a probability that is taken away: nothing for a threshold, all for a ranking
 
 
@@ -103,7 +103,7 @@ def checked_data(option: str, value: Any) -> Mapping[str, Any]:
     """Data of a competition's files, or ValueError where there is still only the name of what is to be read."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{option} = {value!r} names what is to be read from a competition's files: "
-                         "birdkit.binding.bind does that, when a run or an ensemble is prepared")
+                         "birdkit.ensembles.bind does that, when a run or an ensemble is prepared")
     return value
 
 

@@ -11,11 +11,9 @@ import torch
 
 from birdkit import audio
 from birdkit.config import LabelConfig
-from birdkit.inference import Heard
-from birdkit.predictor import Predictor
+from birdkit.inference import Heard, Predictor, SoundscapeFile
+from birdkit.inference.repetition import TOLERANCE, Spread, spread_of_probabilities
 from birdkit.pseudolabel.table import STEADY, SURE, PseudoLabelError, provenance, read
-from birdkit.repetition import TOLERANCE, Spread, spread_of_probabilities
-from birdkit.soundscapes import SoundscapeFile
 
 SILENCE = 1e-6  # largest sample of a soundscape that may have equal windows
 SAME_IMAGE = 0.05  # how far images of a steady hum may be apart, as a share of their deviation; of noise it is above 1

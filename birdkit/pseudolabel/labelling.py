@@ -21,9 +21,10 @@ from tqdm import tqdm
 from birdkit import audio, checkpoint
 from birdkit.blending import needs_all_rows
 from birdkit.config import PEOPLE, LabelConfig, Member
+from birdkit.data.filecache import FileCache
 from birdkit.ensembles import Prepared, load_ensemble
-from birdkit.filecache import FileCache
-from birdkit.inference import Ensemble, Heard, load_predictors
+from birdkit.inference import Ensemble, Heard, SoundscapeFile, load_predictors
+from birdkit.inference.repetition import TOLERANCE, spread_of_probabilities
 from birdkit.kaggle import Workspace
 from birdkit.pseudolabel.agreement import Agreement
 from birdkit.pseudolabel.guards import (
@@ -36,9 +37,7 @@ from birdkit.pseudolabel.guards import (
 from birdkit.pseudolabel.parts import Part, Parts
 from birdkit.pseudolabel.students import beside, groups_of, may_teach
 from birdkit.pseudolabel.table import STEADY, SURE, PseudoLabelError, TableWriter, empty, frontend_hash, read
-from birdkit.repetition import TOLERANCE, spread_of_probabilities
 from birdkit.settings import to_dict
-from birdkit.soundscapes import SoundscapeFile
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +109,8 @@ def label_files(files: Sequence[Path | str], teachers: Sequence[Path | str] | En
     config          how to label; its `recordings` says nothing here: `files` may be recordings
     window_s        the competition's, where the config has none
     classes         columns, matched by name: the taxonomy; None for all that any teacher knows
-    contents        what files hold, by name, see birdkit.tables.contents_of; others are decoded once more to know it,
-                    where a teacher remembers what it was trained on by content
+    contents        what files hold, by name, see birdkit.data.tables.contents_of; others are decoded once more to know
+                    it, where a teacher remembers what it was trained on by content
     leave_out_seen  True leaves out and counts a file that every teacher was trained on, False raises
     backend         of the networks on a CPU, None for the teachers' own; on a GPU it is torch
     device          "auto" (a GPU where there is one), "cpu" or "cuda"

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from birdkit.config import Member, RunConfig, SourceConfig
-from birdkit.presets import FRONT_ENDS
 from birdkit.recipes.base import Recipe, member
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.recipes.winners import POWERS
 from birdkit.settings import replace
 

@@ -64,7 +64,8 @@ def demo() -> Recipe:
 
 
 def call_detector() -> Recipe:
-    """Call or no call, from scratch on two CPU cores: for a table of birdkit.call_sources and the class "call".
+    """Call or no call, from scratch on two CPU cores: for a table of birdkit.preprocess.call_sources and the class
+    "call".
 
     Its images are those of `small` and `demo`, so as their gate it costs its own small network and no spectrogram.
     The 2021 second place's detector is CallDetector.published on the front end "henkel2021-call", trained with Adam at

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from birdkit.config import ALL, LABELLED, PSEUDO, Member, RunConfig, SourceConfig
-from birdkit.presets import FRONT_ENDS
 from birdkit.recipes.base import Recipe, member
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.settings import replace, to_dict
 
 # The 2025 first place's exponents of rounds 1 to 4, from .898 to .930 of public ROC-AUC; a fifth round gained nothing.

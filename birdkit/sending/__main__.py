@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from birdkit import manifest
+from birdkit.kaggle import manifest
 from birdkit.sending import attached, masking, outputs, record, recovery, replies, staging
 
 

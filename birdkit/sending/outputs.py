@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from birdkit import manifest
+from birdkit.kaggle import manifest
 
 
 class OutputError(ValueError):

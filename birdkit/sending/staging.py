@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from birdkit import manifest
+from birdkit.kaggle import manifest
 
 MANIFEST = "MANIFEST.json"
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"

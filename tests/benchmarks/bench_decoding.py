@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from birdkit.ambience import coloured_noise
-from birdkit.audio_store import AudioStore
+from birdkit.data import AudioStore
+from birdkit.synthesis.ambience import coloured_noise
 
 RATE_HZ = 32_000
 FORMATS = {"ogg": "VORBIS", "flac": "PCM_16"}

@@ -24,11 +24,10 @@ from bench_submission import CLASSES, RATE_HZ, librosa_and_eager, write_checkpoi
 from birdkit import checkpoint
 from birdkit.audio import load
 from birdkit.backends import ExportError
-from birdkit.bundle_export import GateAudio, export_bundle
 from birdkit.catalogue import settle
-from birdkit.inference import predict
+from birdkit.export import GateAudio, export_bundle
+from birdkit.inference import Predictor, load_predictors, predict
 from birdkit.models.base import Model
-from birdkit.predictor import Predictor, load_predictors
 
 WAYS = ("openvino_f32", "openvino_bf16", "openvino_f16", "openvino_int8", "onnxruntime_f32")
 NETWORK_BARS = {"openvino_f32": 2.0, "openvino_bf16": 2.0, "openvino_f16": 2.0, "openvino_int8": 2.0,

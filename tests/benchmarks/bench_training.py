@@ -35,18 +35,16 @@ import torch
 from torch import Tensor, nn
 
 from birdkit import preprocess, recipes, synthesis
-from birdkit.audio_store import AudioStore
 from birdkit.batch import Batch
-from birdkit.calls import SPECIES
 from birdkit.config import FrontEndConfig, RunConfig
-from birdkit.data import ClipDataset, training_batches
-from birdkit.feeding import AHEAD
+from birdkit.data import AudioStore, ClipDataset, choose_sources, training_batches
+from birdkit.data.feeding import AHEAD
 from birdkit.frontend import IMAGENET_MEAN, IMAGENET_STD
 from birdkit.models import build_model
-from birdkit.presets import FRONT_ENDS
+from birdkit.recipes.presets import FRONT_ENDS
 from birdkit.settings import replace
-from birdkit.sources import choose_sources
-from birdkit.trainer import Trainer
+from birdkit.synthesis.calls import SPECIES
+from birdkit.training.trainer import Trainer
 
 SAMPLES_PER_PIXEL = 192_000  # 12 s at 32 kHz in two strips: the hop is this over the side of the square image
 BARS = {"cpu": {"ready-made / whole step": 0.90},
