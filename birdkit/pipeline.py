@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 import birdkit
 from birdkit import recipes
-from birdkit.data.recording_labels import refuse_uncovered
 from birdkit.kaggle import Workspace
 
 LOG = logging.getLogger(__name__)
@@ -182,6 +181,8 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
 
 def _check(recipe: recipes.Recipe, splits: Sequence[int], rounds: int, changes: Changes) -> None:
     """Raise ValueError or TypeError where what is asked for cannot go well to its end."""
+    from birdkit.data.recording_labels import refuse_uncovered  # with torch, for which `birdkit --help` does not wait
+
     beyond = sorted(number for number in changes.by_round if not 0 <= number <= rounds)
     if beyond or (changes.later and not rounds):
         raise ValueError(f"settings are changed in round {beyond[0] if beyond else 1} and there is none: the last is "

@@ -5,6 +5,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,22 @@ import birdkit
 PACKAGE = Path(birdkit.__file__).parent
 NOTEBOOKS = PACKAGE.parent / "notebooks"
 
-# From the ground up. A module imports from lower rows, or from its own where that makes no circle.
+# From the ground up. A part, which is a file or a folder right below birdkit, imports from lower rows, or from its own
+# where that makes no circle.
 LAYERS = (
-    "registry settings folding metrics comparison decisions postprocess blending rows effects weight_fit profiles "
-    "kaggle windows jobs window_index disk offline manifest sending repetition",
-    "config audio splits batch output ambience calls composition crops packed distributed filecache marks pace",
-    "frontend losses augmentations sampling presets recipes soundscapes view optimisation",
-    "models fingerprint",
-    "checkpoint tables window_labels window_choice labelled_soundscapes recording_labels teacher_table audio_store "
-    "sources feeding data backends",
-    "inference listening predictor reading levels binding ensembles export parity bundles preprocess packing "
-    "call_sources submission layouts synthesis",
-    "validation averaging run_files teacher_model distillation material trainer relabelling loop training "
-    "pseudolabel gate bundle_export",
-    "runs call_run label_run submit_run plan experiments rounds pipeline pictures report report_compare report_labels "
-    "report_rounds effects_run report_effects ensemble_making catalogue commands cli __main__",
+    "registry settings folding metrics decisions postprocess blending effects profiles kaggle sending",
+    "config audio splits batch output pace",
+    "frontend losses augmentations sampling recipes",
+    "models pictures",
+    "checkpoint data backends",
+    "inference ensembles export preprocess submission synthesis",
+    "pseudolabel training",
+    "runs experiments reports pipeline catalogue commands cli __main__",
 )
+# Folders of one concept each. The others are open sets: a file for each member, named by what it holds.
+MAPPED = "backends data effects ensembles experiments export inference kaggle metrics preprocess pseudolabel reports " \
+         "runs submission synthesis training"
+MOST_NAMES = 45  # that `ls birdkit` may show: more is no drawing, but an index
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row.split()}
 FRONT_END_ONLY = {"stft", "istft", "ShortTimeFFT", "melspectrogram", "mel", "mel_frequencies", "power_to_db",
                   "amplitude_to_db", "log10", "torchaudio"}
@@ -57,6 +58,14 @@ def imported(source: str) -> set[str]:
     return found
 
 
+def modules_used(name: str) -> set[str]:
+    """The modules that one imports from; what a folder itself offers counts as a module with the folder's name."""
+    nodes = [node for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.ImportFrom)]
+    members = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    inside = {member.removeprefix("birdkit.") for member in members if member.startswith("birdkit.")}
+    return {member if member in MODULES else member.rpartition(".")[0] for member in inside} - {""}
+
+
 def parts_used(name: str) -> set[str]:
     """The files and folders right below birdkit that a module imports, but for its own."""
     inside = {used.split(".")[1] for used in imported(MODULES[name].read_text()) if used.startswith("birdkit.")}
@@ -72,18 +81,50 @@ def test_a_module_imports_only_from_below(name: str) -> None:
     assert not above, f"{name} (row {LAYER[part]}) imports {', '.join(sorted(above))} from above"
 
 
+def circular(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """What is left of a graph of imports after everything that can be loaded was taken out."""
+    left = {name: used - {name} for name, used in graph.items()}
+    while True:
+        ends = {name for name, used in left.items() if not used & left.keys()}
+        if not ends:
+            return left
+        left = {name: used & left.keys() for name, used in left.items() if name not in ends}
+
+
 def test_no_circle_of_imports() -> None:
-    """Within a row imports are allowed, but two modules that need each other are one module in two files."""
+    """Within a row imports are allowed, but two parts that need each other are one part in two places."""
     graph: dict[str, set[str]] = {}
     for name in MODULES:
         if name:
             graph.setdefault(name.split(".")[0], set()).update(parts_used(name))
-    while True:
-        ends = {part for part, used in graph.items() if not used & graph.keys()}
-        if not ends:
-            break
-        graph = {part: used for part, used in graph.items() if part not in ends}
-    assert not graph, f"circular: {graph}"
+    assert not circular(graph)
+
+
+def test_no_circle_inside_a_folder() -> None:
+    """A folder hides no knot: its modules have an order, too, and none asks for what the folder as a whole offers."""
+    assert not circular({name: modules_used(name) for name in MODULES if name})
+    within = {name for name in MODULES if "." in name and name.split(".")[0] in modules_used(name)}
+    assert not within, f"import from a neighbour, not from one's own folder: {within}"
+
+
+def test_a_circle_is_found() -> None:
+    """The two tests above prove nothing if a circle looks like a line."""
+    assert circular({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a": {"b"}, "b": {"c"}, "c": {"b"}}
+    assert not circular({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+def test_what_ls_shows_can_be_taken_in() -> None:
+    """A newcomer who sees a hundred files finds nothing; what belongs together lies in a folder that says so."""
+    shown = {name.split(".")[0] for name in MODULES if name}
+    assert shown == set(LAYER) and len(shown) + 1 <= MOST_NAMES  # and __init__
+
+
+@pytest.mark.parametrize("folder", MAPPED.split())
+def test_a_folder_says_what_lies_in_it(folder: str) -> None:
+    """The docstring of a folder is where a reader looks first; a module that it does not name is not found."""
+    text = ast.get_docstring(ast.parse(MODULES[folder].read_text())) or ""
+    named = {word.strip(",") for line in text.splitlines() for word in line.partition("  ")[0].split()}
+    assert not {name.split(".")[1] for name in MODULES if name.startswith(f"{folder}.")} - named
 
 
 def test_the_package_itself_imports_nothing() -> None:

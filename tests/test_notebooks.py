@@ -145,8 +145,9 @@ def test_the_install_cell_hands_over_to_the_newest_wheel(tmp_path: Path, layout:
     folder.mkdir(parents=True)
     for version, status in (("0.1.0", 3), ("0.2.0", 0)):
         with zipfile.ZipFile(folder / f"birdkit-{version}-py3-none-any.whl", "w") as wheel:
-            wheel.writestr("birdkit/__init__.py", "")
-            wheel.writestr("birdkit/kaggle/offline.py", f"import sys; print('{version}', *sys.argv[1:]); sys.exit({status})")
+            said = f"import sys; print('{version}', *sys.argv[1:]); sys.exit({status})"
+            for module, source in (("__init__", ""), ("kaggle/__init__", ""), ("kaggle/offline", said)):
+                wheel.writestr(f"birdkit/{module}.py", source)
     source = tagged(BOOKS[0], "install")[0]
     done = run_install(source, root=tmp_path, installed=False)
     assert done.returncode == 0, done.stderr
@@ -193,8 +194,9 @@ def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     names: dict[str, Any] = {**parameters(book), **settings, "display": lambda *shown: drawn.extend(shown)}
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
-    assert seen == [(training.Run(tmp_path, tmp_path / "work", "tiny", 2, changes={"seed": 3}, noise={"nocall": "/noise"},
-                                  resume_from="/earlier", year=2025), [0, 1], {"session_h": 11})]
+    assert seen == [(training.Run(tmp_path, tmp_path / "work", "tiny", 2, changes={"seed": 3},
+                                  noise={"nocall": "/noise"}, resume_from="/earlier", year=2025),
+                     [0, 1], {"session_h": 11})]
     assert len(drawn) == 2 and all(picture._repr_png_() for picture in drawn)
 
 

@@ -136,7 +136,8 @@ def test_a_wheel_that_pip_refuses_is_named(tmp_path: Path) -> None:
     put(tmp_path / "wheels", birdkit("0.1.0"), content="half")
     with pytest.raises(OfflineError, match=r"pip cannot install birdkit 0\.1\.0 from .*(?s:.)*(invalid|[Ww]heel)"):
         offline.install(find_wheels(tmp_path))
-    code = f"import sys; from birdkit.kaggle import offline; sys.exit(offline.run_offline([{str(tmp_path / 'nothing')!r}]))"
+    code = ("import sys; from birdkit.kaggle import offline; "
+            f"sys.exit(offline.run_offline([{str(tmp_path / 'nothing')!r}]))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "attach the dataset of wheels" in done.stdout
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from birdkit import checkpoint, cli, kaggle, preprocess, synthesis
+from birdkit import training as learning
 from birdkit.metrics.comparison import Validated
 from birdkit.runs import training
 from birdkit.runs.jobs import Job, JobsError, Outcome
@@ -133,13 +134,13 @@ def test_one_that_fails_is_an_error_after_the_others(run: Run, commands: list[tu
 def test_a_session_ends_in_time_and_the_next_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Twelve hours on Kaggle: stopped in time, attached to the next session, and gone on with."""
     limits: list[float] = []
-    real = training.training.fit
+    real = learning.fit
 
     def note(config: Any, *arguments: Any, **options: Any) -> Any:
         limits.append(config.train.session_s)
         return real(config, *arguments, **options)
 
-    monkeypatch.setattr(training.training, "fit", note)
+    monkeypatch.setattr(learning, "fit", note)
     train_splits(run, 0, session_h=0.5, progress=False)
     assert 1700 < limits[0] <= 1800
     with pytest.raises(TimeoutError, match=r"split 0: the session's time was over 1. s before"):

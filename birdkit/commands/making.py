@@ -128,9 +128,9 @@ def _pack_command(options: argparse.Namespace) -> None:
 
 def _report_command(options: argparse.Namespace) -> None:
     """Write the page of pictures and figures of a finished pipeline and say where."""
-    from birdkit import reports as pictures
+    from birdkit import reports
 
-    say(f"report: {pictures.page(options.competition_dir, options.work_dir, truth=options.truth, year=options.year)}")
+    say(f"report: {reports.page(options.competition_dir, options.work_dir, truth=options.truth, year=options.year)}")
 
 
 def _models_command(options: argparse.Namespace) -> None:

@@ -24,16 +24,13 @@ from birdkit.config.base import one_of
 from birdkit.data.tables import CALL
 from birdkit.inference.levels import Levels, shares_of
 from birdkit.inference.listening import Listened, Listener
-from birdkit.inference.predictor import Predictor, load_predictors, models_of
+from birdkit.inference.predictor import Predictor, models_of
 from birdkit.inference.repetition import Spread
 from birdkit.inference.soundscapes import Soundscape, SoundscapeFile, SoundscapeWave
 from birdkit.inference.view import LEAST_WINDOW_S
 from birdkit.inference.windows import n_windows
 from birdkit.output import SEDOutput
 from birdkit.pace import Clock, Taken, one_thread, plans
-
-__all__ = ["Ensemble", "Heard", "PredictionError", "Predictions", "Predictor", "load_predictors", "predict",
-           "predict_wave", "predict_waves"]
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,12 @@
-"""The hosts' metrics, per class and with confidence intervals. For scoring only: nothing here chooses a threshold."""
+"""The hosts' metrics, per class and with confidence intervals. For scoring only: nothing here chooses a threshold.
+
+hosts       each year's metric, by name
+ranking     ROC-AUC, average precision and padded cmAP
+decided     F1 and balanced accuracy of what is heard or not
+bootstrap   confidence intervals, and those of differences
+comparison  which of several runs is better, and whether that can be known
+tables      checks and means that the others share
+"""
 from birdkit.metrics.bootstrap import (
     Interval,
     bootstrap_difference,

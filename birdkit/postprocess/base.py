@@ -11,7 +11,7 @@ Function = TypeVar("Function", bound=Callable[..., np.ndarray])
 
 POSTPROCESS: dict[str, Callable[..., np.ndarray]] = {}
 OF_THE_SOUNDSCAPE = ("classes", "file")  # what whoever applies a function tells it, where it asks
-FROM_COMPETITION = ("groups", "counts", "prior")  # options whose data birdkit.ensembles.binding reads from a competition's files
+FROM_COMPETITION = ("groups", "counts", "prior")  # options whose data birdkit.ensembles.bind reads from its files
 SILENCED = 1e-3  # what is left of a probability that is taken away: nothing for a threshold, all for a ranking
 
 

@@ -1,4 +1,7 @@
-"""Named recipes: what the notebooks train when they are told a name. A recipe is a delta from the defaults."""
+"""Named recipes: what the notebooks train when they are told a name. A recipe is a delta from the defaults.
+
+Named front ends are in birdkit.recipes.presets.
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,6 +1,11 @@
 """Predictions to submission.csv: every row the host asks for, checked by name and scored as the host scores.
 
 Post-processing is not done here: what is written is what was predicted, or decided by a rule that is handed in.
+
+asking    which rows and files a submission is asked for
+forms     the forms of all years' tables, and the names of their rows
+writing   submission.csv from predictions
+checking  what the host will check, and its score
 """
 from birdkit.submission.asking import Asked, ask, expected_rows
 from birdkit.submission.checking import (
