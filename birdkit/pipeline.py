@@ -146,7 +146,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     chosen = recipes.get(recipe)
     splits, rounds = chosen.splits if splits is None else splits, chosen.rounds if rounds is None else rounds
     asked = Changes(changes or {}, later or {}, by_round or {})
-    _check(chosen, splits, rounds, asked)
+    _check_settings(chosen, splits, rounds, asked)
     if until_no_gain and max(splits, default=-1) < 0:
         raise ValueError(f"until_no_gain compares the scores of rounds, but splits = {list(splits)} validate on "
                          "nothing: train one from 0 on")
@@ -179,7 +179,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     return work / SUBMISSION
 
 
-def _check(recipe: recipes.Recipe, splits: Sequence[int], rounds: int, changes: Changes) -> None:
+def _check_settings(recipe: recipes.Recipe, splits: Sequence[int], rounds: int, changes: Changes) -> None:
     """Raise ValueError or TypeError where what is asked for cannot go well to its end."""
     from birdkit.data.recording_labels import refuse_uncovered  # with torch, for which `birdkit --help` does not wait
 

@@ -73,7 +73,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Way:
+class Treated:
     """One way to make a submission of rows.
 
     shares    weights of the models
@@ -101,7 +101,8 @@ class Compared:
     verdict: str
 
 
-def compare_ways(as_is: Way, changed: Way, *, n_draws: int = 1000, seed: int = 0, level: float = 0.95) -> Compared:
+def compare_ways(as_is: Treated, changed: Treated, *, n_draws: int = 1000, seed: int = 0,
+                 level: float = 0.95) -> Compared:
     """Score two ways by a bootstrap over soundscapes, the same draws for both.
 
     Raises ValueError where they are not of the same rows and classes.

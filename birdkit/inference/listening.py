@@ -113,7 +113,7 @@ class Listener:
                   for piece in group]
         for one, images in zip(heard, chosen, strict=True):
             one.starts.append({view: part.starts for view, part in images.items()})
-        joined = {view: _joined([images[view] for images in chosen]) for view in self.makers}
+        joined = {view: _one_batch([images[view] for images in chosen]) for view in self.makers}
         counts = {view: [len(images[view].starts) for images in chosen] for view in self.makers}
         for place, index in enumerate(plan.used):
             predictor = self.predictors[index]
@@ -133,7 +133,7 @@ class Listener:
                 f"{'as asked for' if plan.augmented else 'left out'}")
 
 
-def _joined(parts: Sequence[Images]) -> Tensor:
+def _one_batch(parts: Sequence[Images]) -> Tensor:
     """The images of several pieces as one batch."""
     return parts[0].images if len(parts) == 1 else torch.cat([part.images for part in parts])
 

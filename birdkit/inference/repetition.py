@@ -36,7 +36,7 @@ class Spread:
 
         precision  one of birdkit.backends.PRECISIONS
         """
-        return cls(max(map(spread, clips)), spread_of_probabilities(windows), TOLERANCE[precision])
+        return cls(max(map(logit_spread, clips)), spread_of_probabilities(windows), TOLERANCE[precision])
 
     @property
     def clips_are_one(self) -> bool:
@@ -49,11 +49,11 @@ class Spread:
         return self.windows <= self.tolerance
 
 
-def spread(logits: np.ndarray) -> float:
+def logit_spread(logits: np.ndarray) -> float:
     """How far rows of logits lie apart, (R, ...): the largest difference in any column, as a share of its size from 1
     on. NaN for fewer than two rows.
 
-    >>> spread(np.array([[0.5, 10.0], [0.5, 11.0]])).round(3)
+    >>> logit_spread(np.array([[0.5, 10.0], [0.5, 11.0]])).round(3)
     np.float64(0.091)
     """
     if len(logits) < 2:

@@ -15,7 +15,7 @@ from birdkit import kaggle, postprocess, profiles
 from birdkit.config import Member, RunConfig
 from birdkit.data import AudioStore
 from birdkit.effects import Measured, Rows, Tried, measure
-from birdkit.effects.measuring import Compared, Way, compare_ways
+from birdkit.effects.measuring import Compared, Treated, compare_ways
 from birdkit.ensembles import Prepared, bind, load_ensemble
 from birdkit.inference import Ensemble, Predictor, Soundscape, SoundscapeFile, SoundscapeWave, load_predictors
 from birdkit.kaggle import Workspace
@@ -79,7 +79,7 @@ def measure_effects(run: EffectsRun, *, progress: bool = True) -> Measured:
     Raises birdkit.kaggle.MissingInputError where there are no checkpoints or no audio, ValueError where models were not
     made alike enough to be validated on the same soundscapes, or a truth holds rows that were not predicted.
     """
-    way = _way(run, "", progress)
+    way = _treated(run, "", progress)
     return measure(way.rows, _tried(run, way.rows, way.steps), shares=way.shares, decision=way.decision)
 
 
@@ -87,11 +87,11 @@ def compare_settings(run: EffectsRun, *, progress: bool = True) -> Compared:
     """What other settings of how the models predict, `run.against`, do to the score of what they would submit: other
     clips, pooling, post-processing or decisions. The rest, and errors, as for `measure_effects`.
     """
-    return compare_ways(_way(run, "", progress), _way(replace(run, changes={**run.changes, **run.against}), "_against",
-                                                      progress))
+    against = replace(run, changes={**run.changes, **run.against})
+    return compare_ways(_treated(run, "", progress), _treated(against, "_against", progress))
 
 
-def _way(run: EffectsRun, suffix: str, progress: bool) -> Way:
+def _treated(run: EffectsRun, suffix: str, progress: bool) -> Treated:
     """What the models would submit; their rows are kept under a name with this end."""
     work = Workspace(run.work_dir)
     source = run.ensemble or list(run.checkpoints) or work.checkpoints(0)
@@ -103,7 +103,7 @@ def _way(run: EffectsRun, suffix: str, progress: bool) -> Way:
     if run.quantile is not None:
         decision = Member("quantile", {"q": run.quantile})
     shares = np.array([sum(one.share for one in own) for own in models.models])
-    return Way(rows, shares, models.mean, own, decision)
+    return Treated(rows, shares, models.mean, own, decision)
 
 
 def _tried(run: EffectsRun, rows: Rows, own: Sequence[NamedOptions]) -> list[Tried]:

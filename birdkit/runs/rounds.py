@@ -103,7 +103,7 @@ def read_rounds(*works: Workspace) -> list[Round]:
 
     Raises FileNotFoundError where no student of round 0 has finished, or two rounds have no split in common.
     """
-    folders = [_folders(works, number) for number in range(_n_rounds(works))]
+    folders = [_run_folders(works, number) for number in range(_n_rounds(works))]
     found = [{key: Validated.read(folder / PREDICTIONS) for key, folder in own.items()} for own in folders]
     if not found:
         raise FileNotFoundError(f"no finished student of round 0, with its {PREDICTIONS}, in "
@@ -133,21 +133,22 @@ def rounds_table(rounds: Sequence[Round]) -> pd.DataFrame:
             "round": one.number, "teachers": " ".join(one.labels.get("teachers", ())),
             **{name: one.labels.get(name, "" if name == "table" else 0)
                for name in ("table", "windows", "soundscapes", "labelled", "labels")},
-            "students": " ".join(f"{_name(key)}:{_hash(folder / BEST)}" for key, folder in sorted(one.folders.items())),
+            "students": " ".join(f"{_student(key)}:{_short_hash(folder / BEST)}"
+                                 for key, folder in sorted(one.folders.items())),
             "score": one.row.score.value, "low": one.row.score.low, "high": one.row.score.high,
             "gain": math.nan if gain is None else gain.value,
             "gain_low": math.nan if gain is None else gain.low, "gain_high": math.nan if gain is None else gain.high,
             "floor": one.floor, "verdict": one.verdict, "biased": one.biased,
-            "scores": " ".join(f"{_name(key)}:{score:.4f}" for key, score in one.row.trainings.items())})
+            "scores": " ".join(f"{_student(key)}:{score:.4f}" for key, score in one.row.trainings.items())})
     return pd.DataFrame(rows)
 
 
-def _name(key: tuple[int, int]) -> str:
+def _student(key: tuple[int, int]) -> str:
     """A student; its seed is the number of its work folder."""
     return "split{}_seed{}".format(*key)
 
 
-def _hash(path: Path) -> str:
+def _short_hash(path: Path) -> str:
     return file_hash(path)[:12] if path.is_file() else "gone"
 
 
@@ -195,7 +196,7 @@ def _finished(work: Workspace, number: int) -> list[Path]:
     return [path for path in work.look(f"round{number}_split*/{PREDICTIONS}") if is_finished(path.parent)]
 
 
-def _folders(works: Sequence[Workspace], number: int) -> dict[tuple[int, int], Path]:
+def _run_folders(works: Sequence[Workspace], number: int) -> dict[tuple[int, int], Path]:
     """The runs of the students of a round, by split and by the number of the work folder."""
     return {(int(path.parent.name.rpartition("split")[2]), seed): path.parent
             for seed, work in enumerate(works) for path in _finished(work, number)}

@@ -64,7 +64,7 @@ class SubmitRun:
 
 
 @dataclass(frozen=True, repr=False)
-class Projection:
+class TimeProjection:
     """How long the scored run will take, by how long this one took.
 
     n_files     soundscapes of the scored run, each soundscape_s long
@@ -121,7 +121,7 @@ class Submitted:
     dropped: tuple[str, ...]
     table: pd.DataFrame
     deadline: kaggle.Deadline
-    projection: Projection | None = None
+    projection: TimeProjection | None = None
 
     def __repr__(self) -> str:
         lines = [repr(self.written), f"time: {self.deadline!r}"]
@@ -184,7 +184,7 @@ def _say_what_is_poor(written: SubmissionReport, predictions: inference.Predicti
 
 
 def _project(predictions: inference.Predictions, models: ensembles.Prepared, competition: Competition,
-             deadline: kaggle.Deadline, start_s: float) -> Projection | None:
+             deadline: kaggle.Deadline, start_s: float) -> TimeProjection | None:
     """How long the scored run takes: with the year's number of soundscapes, or, in the scored run, those there are."""
     taken, each_s = predictions.taken, competition.soundscape_s
     if taken is None:
@@ -193,7 +193,7 @@ def _project(predictions: inference.Predictions, models: ensembles.Prepared, com
     of_models = [sum(part) * each_s for part in np.split(np.array(taken.network_s), ends[:-1])]
     n_files = len(predictions.faults) + len(predictions.durations_s) if kaggle.is_rerun() else competition.test_files
     names = ["/".join(Path(name).parts[-2:]) for name in models.names]
-    return Projection(n_files, each_s, tuple(zip(names, of_models, strict=True)), taken.other_s * each_s, start_s,
+    return TimeProjection(n_files, each_s, tuple(zip(names, of_models, strict=True)), taken.other_s * each_s, start_s,
                       deadline.budget_s, competition.time_limit_s, taken.cores)
 
 

@@ -124,7 +124,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "submission": _submission,
     "submission-limits": lambda options: "\n".join(map(str, replies.submission_limits(_stdin()))),
     "check-accepted": lambda options: replies.check_accepted(_stdin()),
-    "attached": lambda options: "\n".join(attached.describe(options.kernels, options.datasets, options.older)),
+    "attached": lambda options: "\n".join(attached.describe_inputs(options.kernels, options.datasets, options.older)),
     "secrets": lambda options: "\n".join(masking.secrets(os.environ)),
     "mask": _mask,
     "log-tail": lambda options: outputs.log_tail(options.files[0]),

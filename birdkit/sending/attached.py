@@ -7,7 +7,7 @@ from typing import Any
 from birdkit.sending.recovery import asking, latest, unless_absent
 
 
-def describe(kernels: Sequence[str], datasets: Sequence[str], older: bool = False) -> list[str]:
+def describe_inputs(kernels: Sequence[str], datasets: Sequence[str], older: bool = False) -> list[str]:
     """The line "account NAME", and one for each input, such as "notebook OWNER/SLUG version 3 complete"; asks Kaggle.
 
     kernels   notebooks whose outputs are attached, "owner/slug" each
@@ -19,7 +19,7 @@ def describe(kernels: Sequence[str], datasets: Sequence[str], older: bool = Fals
     cannot be asked.
     """
     with asking() as (client, account):
-        found = [("notebook", name, *_kernel(client, name)) for name in kernels]
+        found = [("notebook", name, *_notebook_run(client, name)) for name in kernels]
         found += [("dataset", name, *_dataset(client, name)) for name in datasets]
     lines = [f"account {account}"]
     for kind, name, version, state in found:
@@ -28,7 +28,7 @@ def describe(kernels: Sequence[str], datasets: Sequence[str], older: bool = Fals
     return lines
 
 
-def _kernel(client: Any, name: str) -> tuple[int, str]:
+def _notebook_run(client: Any, name: str) -> tuple[int, str]:
     """Number and state of the latest run, "unknown" for someone else's whose runs Kaggle does not show."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 

@@ -51,11 +51,11 @@ def mask(source: BinaryIO, target: BinaryIO, hidden: list[str]) -> None:
     words, rest = [text.encode() for text in hidden], b""
     while piece := os.read(source.fileno(), 65536):
         *lines, rest = re.split(rb"(?<=[\r\n])", rest + piece)
-        _write(target, b"".join(lines), words)
-    _write(target, rest, words)
+        _write_masked(target, b"".join(lines), words)
+    _write_masked(target, rest, words)
 
 
-def _write(target: BinaryIO, text: bytes, words: list[bytes]) -> None:
+def _write_masked(target: BinaryIO, text: bytes, words: list[bytes]) -> None:
     for word in words:
         text = text.replace(word, HIDDEN.encode())
     target.write(text)
