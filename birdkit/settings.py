@@ -27,8 +27,10 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
+def from_dict(kind: type[T], values: dict[str, Any], where: str = "", *, complete: bool = True) -> T:
     """The inverse of `to_dict`, strict: an unknown or missing key or a wrong type raises and is named.
+
+    complete  False lets keys be missing that have a default, as in what a person writes by hand
 
     >>> from birdkit.config import Member
     >>> from_dict(Member, {"name": "gain", "option": {}})
@@ -38,16 +40,19 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     where = where or kind.__name__
     if not isinstance(values, dict):
         raise TypeError(f"{where} must be a table of settings, not {values!r}")
-    fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    needed = [name for name, one in fields.items()
+              if complete or (one.default is one.default_factory is dataclasses.MISSING)]
     faults = [f"unknown key {key!r}" for key in values if key not in fields]
-    faults += [f"missing key {name!r}" for name in fields if name not in values]
+    faults += [f"missing key {name!r}" for name in needed if name not in values]
     if faults:
         raise ValueError(f"{where}: {'; '.join(faults)}")
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _typed(hints[name], values[name], f"{where}.{name}") for name in fields})
+    return kind(**{name: _typed(hints[name], values[name], f"{where}.{name}", complete)
+                   for name in fields if name in values})
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
+def _typed(hint: Any, value: Any, where: str, complete: bool) -> Any:
     """`value` as the annotated type `hint`, or TypeError naming the place."""
     origin = typing.get_origin(hint)
     if hint is Any:
@@ -58,11 +63,11 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
         origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, where)
+        return from_dict(typing.cast(type, hint), value, where, complete=complete)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise TypeError(f"{where} must be a list, not {value!r}")
-        return tuple(_typed(typing.get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(_typed(typing.get_args(hint)[0], item, f"{where}[{i}]", complete) for i, item in enumerate(value))
     kind = origin or hint
     if kind is float and type(value) is int:
         return float(value)
@@ -94,10 +99,12 @@ def replace(config: T, **changes: Any) -> T:
 def with_settings(config: T, settings: Mapping[str, Any]) -> T:
     """`replace` for values as JSON has them: plain lists and dicts become what the settings are, and types are checked.
 
+    What is left out of a dict has its default.
+
     Raises ValueError or TypeError, naming the place, for what is no setting or no value of it.
 
     >>> from birdkit.config import RunConfig
-    >>> with_settings(RunConfig(), {"augment__wave": [{"name": "gain", "options": {}}]}).augment.wave
+    >>> with_settings(RunConfig(), {"augment__wave": [{"name": "gain"}]}).augment.wave
     (Member(name='gain', options={}),)
     >>> with_settings(RunConfig(), {"train__epochs": "many"})
     Traceback (most recent call last):
@@ -112,7 +119,7 @@ def with_settings(config: T, settings: Mapping[str, Any]) -> T:
         if not isinstance(inner, dict) or last not in inner:
             raise ValueError(f"{setting!r} is no setting of {type(config).__name__}")
         inner[last] = to_dict(value)
-    return from_dict(type(config), values)
+    return from_dict(type(config), values, complete=False)
 
 
 def as_arguments(settings: Mapping[str, Any]) -> list[str]:

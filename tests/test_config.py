@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from birdkit.config import FrontEndConfig, Member, ModelConfig, RunConfig
-from birdkit.settings import from_dict, replace, to_dict
+from birdkit.config import FrontEndConfig, Member, ModelConfig, RunConfig, SourceConfig
+from birdkit.settings import from_dict, replace, to_dict, with_settings
 
 
 def test_a_config_survives_json() -> None:
@@ -29,6 +29,14 @@ def test_a_missing_key_is_named() -> None:
     del values["seed"]
     with pytest.raises(ValueError, match="missing key 'seed'"):
         from_dict(RunConfig, values)
+
+
+def test_what_a_person_leaves_out_has_its_default() -> None:
+    """A source or a member written by hand says what it is about; a checkpoint says everything, see above."""
+    config = with_settings(RunConfig(), {"data__sources": [{"name": "matched", "kind": "pseudo_labels", "match": 0.5}]})
+    assert config.data.sources == (SourceConfig("matched", "pseudo_labels", match=0.5),)
+    with pytest.raises(ValueError, match=r"RunConfig\.data\.sources\[0\]: missing key 'name'"):
+        with_settings(RunConfig(), {"data__sources": [{"kind": "pseudo_labels"}]})
 
 
 def test_a_wrong_type_is_named_with_its_place() -> None:

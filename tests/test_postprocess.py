@@ -213,7 +213,7 @@ def test_a_config_refuses_a_member_that_is_none() -> None:
 @pytest.mark.parametrize("name", sorted(DATA))
 def test_data_that_nobody_has_read_is_an_error(name: str) -> None:
     """Without its groups or counts a member would do nothing, and be thought of no use."""
-    with pytest.raises(ValueError, match=r"names what is to be read from a competition's files: birdkit\.binding"):
+    with pytest.raises(ValueError, match=r"to be read from a competition's files: birdkit\.ensembles\.bind"):
         apply(minute(), [Member(name)], classes=CLASSES, file=FILE)
     with pytest.raises(ValueError, match=f"'{name}' goes by class names, but 3 were given for 40 columns"):
         apply(minute(), [Member(name, DATA[name])], classes=CLASSES[:3], file=FILE)

@@ -84,8 +84,8 @@ def as_members(values: Any, where: str) -> tuple[Member, ...]:
     """
     if not isinstance(values, (list, tuple)):
         raise TypeError(f'{where} must be a list of tables such as {{"name": "smooth"}}, not {values!r}')
-    return tuple(from_dict(Member, {"options": {}, **table} if isinstance(table := to_dict(one), dict) else table,
-                           f"{where}[{index}]") for index, one in enumerate(values))
+    return tuple(from_dict(Member, to_dict(one), f"{where}[{index}]", complete=False)
+                 for index, one in enumerate(values))
 
 
 def _read_labelled(option: str, named: str, folder: Path, competition: Competition) -> Mapping[str, Any]:
