@@ -19,7 +19,7 @@ EPS = float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True)
 class Spread:
-    """How far apart lies what one predictor says of the parts of a soundscape, see `logit_spread`; NaN where there is one.
+    """How far apart lies what a predictor says of the parts of a soundscape (`logit_spread`); NaN where there is one.
 
     clips      its outputs for all clips
     windows    the probabilities that it makes of them for all windows, before any post-processing
