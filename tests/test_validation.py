@@ -128,6 +128,21 @@ def test_a_model_that_hears_scores_high_and_a_confused_one_does_not(run, held_ou
     assert validation.validate(perfect(run, confused=True), run, CLASSES).score < heard.score - 0.2
 
 
+def test_a_model_that_hears_the_animals_of_the_backgrounds_is_not_marked_down(run, held_out, soundscapes,
+                                                                              tmp_path) -> None:
+    """Unlabelled backgrounds hold the very classes: as they are, a perfect model is wrong wherever these call."""
+    calls = [tone(hz, 5) * np.hanning(5 * RATE) * loud for hz, loud in ((6000, 1), (900, 0), (900, 1), (6000, 0))]
+    sf.write(tmp_path / "own.wav", np.concatenate(calls) + noise(20, amplitude=0.05), RATE, subtype="FLOAT")
+    scores = {}
+    for backgrounds in ("quiet", "as_they_are"):
+        config = replace(run, validation__backgrounds=backgrounds)
+        scores[backgrounds] = prepare(config, held_out, soundscapes, tmp_path).validate(perfect(run), run,
+                                                                                        CLASSES).score
+    assert scores["quiet"] > 0.8 and scores["as_they_are"] < scores["quiet"] - 0.1
+    with pytest.raises(ValueError, match=r"validation.backgrounds = 'silent'"):
+        replace(run, validation__backgrounds="silent")
+
+
 def test_recordings_are_scored_by_the_maximum_over_their_windows(run, held_out, tmp_path) -> None:
     """One row each: the call may be in any window."""
     config = replace(run, validation__kind="recordings")

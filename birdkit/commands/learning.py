@@ -64,6 +64,8 @@ def add_learning(commands: Commands) -> None:
     command.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of the table's")
     add_changes(command)
     command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these runs")
+    command.add_argument("--truth", type=Path, help="compare on the test soundscapes instead, at the end: what is "
+                         "chosen by it is chosen by the test")
     command.add_argument("--markdown", action="store_true", help="say the table as markdown")
     add_year(command)
     command.set_defaults(command=_compare_command)
@@ -124,7 +126,7 @@ def _compare_command(options: argparse.Namespace) -> None:
     table = dataclasses.replace(table, changes={**table.changes, **dict(options.set)}, year=options.year or table.year)
     with quiet("birdkit.profiles"):  # it would say the year for every training
         report = experiments.run_table(table, options.competition_dir, options.work_dir, jobs=options.jobs,
-                                       only=options.only)
+                                       only=options.only, truth=options.truth)
     say(comparison.text(report, markdown=options.markdown))
     if report.comparison is not None:
         comparison.picture(report).savefig(report.picture, dpi=150)

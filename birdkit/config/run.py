@@ -91,13 +91,18 @@ class ValidationConfig:
                    the test, and the only kind that can score classes of which there is no recording.
                    "composed_and_labelled": both together
     n_soundscapes  composed soundscapes
+    backgrounds    of composed soundscapes. "quiet": without what stands out of their noise (birdkit.data.quiet), for
+                   nobody knows what calls in them, and a model that hears it would be marked down. "as_they_are": for
+                   backgrounds in which nothing calls
     """
 
     kind: str = "recordings"
     n_soundscapes: int = 20
+    backgrounds: str = "quiet"
 
     def __post_init__(self) -> None:
         one_of("validation.kind", self.kind, VALIDATION_KINDS)
+        one_of("validation.backgrounds", self.backgrounds, ("quiet", "as_they_are"))
         at_least("validation.n_soundscapes", self.n_soundscapes, 1)
 
 

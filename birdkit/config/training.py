@@ -96,6 +96,9 @@ class DataConfig:
                        in `balance`. BirdCLEF 2026 first place: two in each batch of 64
     labelled_weight    what such an example counts in the loss, above 0; a recording that was rated 5 counts 1
     sources            further clips to mix in
+    unlabelled         what is heard of soundscapes without labels, mixed in in round 0. "quiet": without what stands
+                       out of their noise (birdkit.data.quiet), for whatever calls in them is not among the labels.
+                       "as_they_are": for soundscapes in which nothing calls, such as the seeds' "nocall" ones
     cache_gib          memory in which decoded audio is kept between epochs, per worker; 0 decodes every clip afresh
     """
 
@@ -116,12 +119,14 @@ class DataConfig:
     labelled_soundscapes: bool = True
     labelled_weight: float = 1.0
     sources: tuple[SourceConfig, ...] = ()
+    unlabelled: str = "quiet"
     cache_gib: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("crop", self.crop, ("random", "first", "last", "rms", "marked"))
         one_of("short", self.short, ("repeat", "place", "start"))
         one_of("secondary", self.secondary, ("label", "mask"))
+        one_of("unlabelled", self.unlabelled, ("quiet", "as_they_are"))
         for name in ("secondary_target", "label_smoothing", "recording_target"):
             in_unit(name, getattr(self, name))
         for name in ("min_rating", "unrated_weight", "balance", "least_per_class", "most_per_class"):

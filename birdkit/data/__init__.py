@@ -9,6 +9,7 @@ window_labels         from teachers' probabilities of windows to labels of clips
 window_index          windows found by file and time
 recording_labels      what teachers heard in recordings joins what people wrote down
 teacher_table         what a teacher such as Perch says of windows, as a table
+quiet                 a place without what calls in it, for backgrounds of which nothing is known
 crops                 which part of a recording a clip is, and what fills a longer clip
 audio_store           audio by file name: decoded by seeking, from memory or from a packing
 packing, packed       recordings written once for fast repeated reading; and read again

@@ -11,6 +11,8 @@ import numpy as np
 from birdkit import audio
 from birdkit.data.crops import Energy
 from birdkit.data.packed import Int16Wave, Packed, PackingError
+from birdkit.data.quiet import BLOCK, FRAME, HOP, noise_of
+from birdkit.data.quiet import quiet as quietened
 
 PIECE_S = 60.0  # of a long recording are measured at a time
 
@@ -37,36 +39,47 @@ class AudioStore:
         if self.packed is not None and self.packed.settings.sample_rate_hz != sample_rate_hz:
             raise PackingError(f"{packed} is packed at {self.packed.settings.sample_rate_hz} Hz, not at "
                                f"{sample_rate_hz} Hz")
-        self._reserved: set[str] = set()
-        self._kept: dict[str, Int16Wave] = {}
+        self._reserved: set[tuple[str, bool]] = set()  # files, and whether without what calls in them
+        self._kept: dict[tuple[str, bool], Int16Wave] = {}
+        self._noise: dict[tuple[str, int], np.ndarray] = {}
         self._energy: dict[tuple[str, float, float], Energy] = {}
         self._lock = threading.Lock()
 
-    def reserve(self, file: str, duration_s: float) -> bool:
-        """Keep this file in memory from its first reading on, if there is room for it; whether there is."""
-        if file in self._reserved:
+    def reserve(self, file: str, duration_s: float, *, quiet: bool = False) -> bool:
+        """Keep this file in memory from its first reading on, if there is room for it; whether there is.
+
+        quiet  as `part` gives it with the same setting
+        """
+        if (file, quiet) in self._reserved:
             return True
         size = 2 * round(duration_s * self.sample_rate_hz)
         mapped = self.packed is not None and file in self.packed and self.packed.settings.format == "int16"
-        if size > self.free_bytes or mapped:
+        if size > self.free_bytes or (mapped and not quiet):
             return False
         self.free_bytes -= size
-        self._reserved.add(file)
+        self._reserved.add((file, quiet))
         return True
 
-    def whole(self, file: str) -> np.ndarray:
+    def whole(self, file: str, *, quiet: bool = False) -> np.ndarray:
         """All that there is of a file, (N,) float32. Raises birdkit.audio.AudioError or PackingError."""
-        if file in self._reserved:
-            return self._keep(file).wave()
-        return self._decode(file, self.extent(file)[0], None)
+        if (file, quiet) in self._reserved:
+            return self._keep(file, quiet).wave()
+        wave = self._decode(file, self.extent(file)[0], None)
+        return quietened(wave) if quiet else wave
 
-    def part(self, file: str, start_s: float, duration_s: float) -> np.ndarray:
-        """`duration_s` of the file from `start_s` on, less where the file ends, (N,) float32."""
-        if file in self._reserved:
-            kept = self._keep(file)
-            first = round(start_s * self.sample_rate_hz) - round(self.extent(file)[0] * self.sample_rate_hz)
-            if 0 <= first < len(kept):
-                return kept.wave(first, first + max(round(duration_s * self.sample_rate_hz), 1))
+    def part(self, file: str, start_s: float, duration_s: float, *, quiet: bool = False) -> np.ndarray:
+        """`duration_s` of the file from `start_s` on, less where the file ends, (N,) float32.
+
+        quiet  without what stands out of its noise, see birdkit.data.quiet
+        """
+        from_first = round(start_s * self.sample_rate_hz) - round(self.extent(file)[0] * self.sample_rate_hz)
+        count = max(round(duration_s * self.sample_rate_hz), 1)
+        if (file, quiet) in self._reserved:
+            kept = self._keep(file, quiet)
+            if 0 <= from_first < len(kept):
+                return kept.wave(from_first, from_first + count)
+        if quiet and from_first >= 0 and len(wave := self._quiet_part(file, from_first, count)):
+            return wave
         return self._decode(file, start_s, duration_s)  # which says what is wrong with a range outside the file
 
     def span(self, file: str, start_s: float, end_s: float) -> np.ndarray:
@@ -98,10 +111,27 @@ class AudioStore:
             return self.packed.read(file, round(start_s * rate), count)
         return audio.load(self.root / file, self.sample_rate_hz, start_s=start_s, duration_s=duration_s)
 
-    def _keep(self, file: str) -> Int16Wave:
+    def _quiet_part(self, file: str, first: int, count: int) -> np.ndarray:
+        """Samples of a file as they are in `whole(file, quiet=True)`, from as little of it as that takes."""
+        begin = max(first // HOP - 1, 0) * HOP
+        wave = self._samples(file, begin, first - begin + count + FRAME)
+        return quietened(wave, first=begin, noise=lambda block: self._noise_of(file, block))[first - begin:][:count]
+
+    def _noise_of(self, file: str, block: int) -> np.ndarray:
+        """The noise of a block of a file; measured at the first call, and kept (2 KB a minute)."""
+        if (file, block) not in self._noise:
+            self._noise[file, block] = noise_of(self._samples(file, block * BLOCK, BLOCK + FRAME))
+        return self._noise[file, block]
+
+    def _samples(self, file: str, first: int, count: int) -> np.ndarray:
+        """Samples of what there is of a file."""
+        return self._decode(file, self.extent(file)[0] + first / self.sample_rate_hz, count / self.sample_rate_hz)
+
+    def _keep(self, file: str, quiet: bool) -> Int16Wave:
         """A reserved file; training and validation may ask at the same time."""
         with self._lock:
-            if file not in self._kept:
-                self._kept[file] = Int16Wave.of(self._decode(file, self.extent(file)[0], None))
-            return self._kept[file]
+            if (file, quiet) not in self._kept:
+                wave = self._decode(file, self.extent(file)[0], None)
+                self._kept[file, quiet] = Int16Wave.of(quietened(wave) if quiet else wave)
+            return self._kept[file, quiet]
 

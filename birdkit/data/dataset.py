@@ -130,11 +130,11 @@ class ClipDataset(Dataset):
     def _reserve(self) -> None:
         """Choose the files to keep in memory once, here, so that they are the same ones in every worker."""
         if self.store.free_bytes > 0:
-            files: dict[str, float] = {}
+            files: dict[tuple[str, bool], float] = {}
             for source in (self.recordings, *self.sources.values()):
                 for file, end_s in source.lengths_s().items():
-                    files[file] = max(end_s, files.get(file, 0.0))
-            kept = sum(self.store.reserve(file, end_s) for file, end_s in files.items())
+                    files[file, source.quiet] = max(end_s, files.get((file, source.quiet), 0.0))
+            kept = sum(self.store.reserve(file, end_s, quiet=quiet) for (file, quiet), end_s in files.items())
             log.info("%d of %d files are kept in memory once they are decoded", kept, len(files))
 
 

@@ -55,6 +55,7 @@ class ClipSource:
     centre_s     (R,) what a "marked" clip is centred on; NaN for none
     crop, short  where a clip is cut, and what fills it up, see DataConfig
     matches      (R, K) bool, the examples of which classes a row is given to, see SourceConfig.match; None: of any
+    quiet        True for audio without what calls in it, see birdkit.data.quiet
     """
 
     file: np.ndarray
@@ -68,6 +69,7 @@ class ClipSource:
     crop: str = "random"
     short: str = "repeat"
     matches: np.ndarray | None = None
+    quiet: bool = False
 
     @classmethod
     def recordings(cls, table: pd.DataFrame, classes: Sequence[str], config: DataConfig) -> ClipSource:
@@ -215,7 +217,7 @@ class ClipSource:
         file, first_s, length_s = self.file[row], float(self.start_s[row]), float(self.length_s[row])
         clip_s = n_samples / store.sample_rate_hz
         if length_s <= clip_s:
-            wave = store.part(file, first_s, length_s)
+            wave = store.part(file, first_s, length_s, quiet=self.quiet)
             if len(wave) < n_samples:
                 wave = crops.fill(wave, n_samples, self.short, rng=rng)
             return wave[:n_samples], first_s, first_s + length_s
@@ -224,7 +226,8 @@ class ClipSource:
                                      energy=lambda: store.energy(file, first_s, first_s + length_s))
         if begins_s is not None:
             start_s = crops.snap(start_s, first_s, first_s + length_s - clip_s, begins_s)
-        return audio.pad_cyclic(store.part(file, start_s, clip_s), n_samples), start_s, start_s + clip_s
+        wave = store.part(file, start_s, clip_s, quiet=self.quiet)
+        return audio.pad_cyclic(wave, n_samples), start_s, start_s + clip_s
 
     def lengths_s(self) -> dict[str, float]:
         """Each file and the second up to which it is used."""
@@ -305,7 +308,7 @@ def _soundscapes(config: RunConfig, classes: Sequence[str], soundscapes: pd.Data
     if soundscapes is None or not len(soundscapes):
         raise ValueError(f"an augmentation mixes in the source {SOUNDSCAPES!r}, but there are no soundscapes to train "
                          "on: give some, or take the augmentation out")
-    return ClipSource.unlabelled(soundscapes, len(classes))
+    return replace(ClipSource.unlabelled(soundscapes, len(classes)), quiet=config.data.unlabelled == "quiet")
 
 
 def _window_source(config: RunConfig, source: SourceConfig, classes: Sequence[str],

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
 from birdkit import checkpoint, preprocess, recipes
 from birdkit.augmentations import build_augmentations
@@ -27,6 +28,7 @@ from birdkit.losses import LOSSES
 from birdkit.metrics import Interval
 from birdkit.metrics.comparison import Comparison, Validated, compare
 from birdkit.runs.jobs import Job, Outcome, run_jobs
+from birdkit.runs.testing import tested
 from birdkit.runs.training import LOG, places
 from birdkit.settings import to_dict, with_settings
 from birdkit.training.averaging import INDIFFERENT
@@ -52,6 +54,7 @@ class Report:
     table       a row per run, as written to `csv`
     missing     trainings that are not done
     outcomes    of the trainings that were started this time
+    on_test     whether the scores are of test soundscapes, not of the validation
     """
 
     asked: Table
@@ -60,6 +63,7 @@ class Report:
     missing: tuple[Trial, ...]
     outcomes: tuple[Outcome, ...]
     csv: Path
+    on_test: bool = False
 
     @property
     def picture(self) -> Path:
@@ -68,11 +72,13 @@ class Report:
 
 
 def run_table(table: Table, competition_dir: Path | str, work_dir: Path | str, *, jobs: int = 1,
-              only: Sequence[str] = (), progress: bool = True) -> Report:
+              only: Sequence[str] = (), truth: Path | None = None, progress: bool = True) -> Report:
     """Train what is not trained yet, and compare everything that is.
 
-    jobs  trainings at once, each a process of its own; 0 trains nothing and compares what there is
-    only  names of runs to train; the others are compared if they are done
+    jobs   trainings at once, each a process of its own; 0 trains nothing and compares what there is
+    only   names of runs to train; the others are compared if they are done
+    truth  of the test soundscapes, on which the runs are compared instead of on their validation. What is chosen by it
+           is chosen by the test
 
     Raises ValueError, TypeError or KeyError before anything is trained where a setting is none, `only` names no run,
     the runs would not be validated on the same soundscapes, no split's model could label the recordings that another
@@ -96,7 +102,13 @@ def run_table(table: Table, competition_dir: Path | str, work_dir: Path | str, *
         log.info("%d of %d trainings are done; training %d, %d at a time", len(done), len(wanted), len(todo), jobs)
         for depth in sorted({trial.depth for trial in todo}):
             outcomes += _run_depth([trial for trial in todo if trial.depth == depth], jobs, table.name, progress)
-    return _report(table, wanted, work / "compare" / f"{table.name}.csv", tuple(outcomes))
+    names = list(dict.fromkeys(trial.name for trial in wanted))
+    finished = sorted((trial for trial in wanted if is_finished(trial.run.folder)),
+                      key=lambda trial: names.index(trial.name))
+    missing = tuple(trial for trial in wanted if trial not in finished)
+    named = f"{table.name}.csv" if truth is None else f"{table.name}_test.csv"
+    return Report(table, *_compared(table, finished, work / "compare" / named, truth, progress), missing,
+                  tuple(outcomes), work / "compare" / named, truth is not None)
 
 
 def _run_depth(todo: Sequence[Trial], jobs: int, name: str, progress: bool) -> list[Outcome]:
@@ -205,21 +217,19 @@ def _is_done(trial: Trial, config: RunConfig) -> bool:
     return finished
 
 
-def _report(table: Table, wanted: Sequence[Trial], csv: Path, outcomes: tuple[Outcome, ...]) -> Report:
-    """Compare what is done, and write it."""
-    done: dict[str, dict[tuple[int, int], Validated]] = {}
-    seconds: dict[str, list[float]] = {}
-    missing: list[Trial] = []
-    for trial in wanted:
-        if is_finished(trial.run.folder):
-            done.setdefault(trial.name, {})[trial.split, trial.seed] = Validated.read(trial.predictions)
-            seconds.setdefault(trial.name, []).append(pd.read_csv(trial.run.folder / HISTORY)["seconds"].sum())
-        else:
-            missing.append(trial)
+def _compared(table: Table, finished: Sequence[Trial], csv: Path, truth: Path | None,
+              progress: bool) -> tuple[Comparison | None, pd.DataFrame]:
+    """Compare what is done, on the test soundscapes where a truth is given, and write it."""
+    done: dict[str, dict[tuple[int, int], Validated]] = {trial.name: {} for trial in finished}
+    seconds: dict[str, list[float]] = {trial.name: [] for trial in finished}
+    for trial in tqdm(finished, f"{table.name}: test", unit="model", disable=truth is None or not progress):
+        done[trial.name][trial.split, trial.seed] = (
+            Validated.read(trial.predictions) if truth is None
+            else tested(trial.run.folder / BEST, trial.run.competition_dir, truth, year=table.year))
+        seconds[trial.name].append(pd.read_csv(trial.run.folder / HISTORY)["seconds"].sum())
     if not done:
-        return Report(table, None, pd.DataFrame(), tuple(missing), outcomes, csv)
-    names = dict.fromkeys(trial.name for trial in wanted)
-    comparison = compare({name: done[name] for name in names if name in done}, table.baseline)
+        return None, pd.DataFrame()
+    comparison = compare(done, table.baseline)
     rows = tabulate(comparison).set_index("run")
     rows["seconds"] = [sum(seconds[name]) / len(seconds[name]) for name in rows.index]
     rows["epochs"] = [max(one.origin["config"]["train"]["epochs"] for one in done[name].values())
@@ -227,7 +237,7 @@ def _report(table: Table, wanted: Sequence[Trial], csv: Path, outcomes: tuple[Ou
     rows = rows.reset_index()
     csv.parent.mkdir(parents=True, exist_ok=True)
     rows.to_csv(csv, index=False)
-    return Report(table, comparison, rows, tuple(missing), outcomes, csv)
+    return comparison, rows
 
 
 def tabulate(comparison: Comparison) -> pd.DataFrame:

@@ -17,8 +17,8 @@ BAND = "#d9d9d9"
 
 def text(report: Report, *, markdown: bool = False) -> str:
     """The question, a table with a row per run, and in words what can and cannot be concluded from it."""
-    asked, comparison = report.asked, report.comparison
-    lines = [f"**{asked.question or asked.name}**\n" if markdown else f"{asked.question or asked.name}\n"]
+    comparison = report.comparison
+    lines = [f"**{_question(report)}**\n" if markdown else f"{_question(report)}\n"]
     if comparison is not None:
         table = _columns(report.table, comparison)
         lines += [markdown_table(table) if markdown else table.to_string(index=False), "", *_conclusions(comparison)]
@@ -50,10 +50,16 @@ def picture(report: Report) -> Picture:
     what = f"difference to {comparison.baseline}" if base else "score"
     axes.set_xlabel(f"{comparison.metric}, {what}; {comparison.level:.0%} interval, green: better, red: worse, dots: "
                     "single trainings", fontsize=8)
-    axes.set_title(report.asked.question or report.asked.name, fontsize=9)
+    axes.set_title(_question(report), fontsize=9)
     if math.isfinite(comparison.floor):
         axes.legend(fontsize=7, loc="best")
     return figure
+
+
+def _question(report: Report) -> str:
+    """What was asked, and on which soundscapes where it is not the validation."""
+    asked = report.asked.question or report.asked.name
+    return f"{asked} (on the test soundscapes)" if report.on_test else asked
 
 
 def _draw_row(axes: Axes, place: int, row: Row, base: Row | None) -> None:

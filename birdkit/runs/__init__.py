@@ -7,6 +7,7 @@ rounds         what each round of pseudo-labelling brought
 call_detector  a call detector, the gate of a submission
 ensembles      files of ensembles from trained runs, with equal and with fitted weights
 effects        rows to measure post-processing on, from models and soundscapes
+testing        what a trained model says of test soundscapes with a known truth
 jobs           several commands at once, all of them ended when this process is
 
 Notebook 01 is birdkit.preprocess; all four in order are birdkit.pipeline.

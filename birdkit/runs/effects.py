@@ -23,8 +23,8 @@ from birdkit.metrics import METRICS
 from birdkit.postprocess.base import NamedOptions
 from birdkit.postprocess.published import PUBLISHED
 from birdkit.profiles import Competition
+from birdkit.runs.testing import truth_of
 from birdkit.settings import replace
-from birdkit.submission import read_submission, window_id
 from birdkit.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -178,17 +178,10 @@ def _of_test(run: EffectsRun, models: Prepared, gates: list[Predictor], truth_pa
     """On the test soundscapes that a truth has rows for."""
     competition = run.competition
     classes = profiles.read_scored(run.competition_dir, competition)
-    truth = read_submission(truth_path, classes=classes)
     paths, _ = kaggle.find_test_audio(run.competition_dir)
     opened: Opened = [(path.name, lambda path=path: SoundscapeFile(path)) for path in paths]  # type: ignore[misc]
     members, calls, files, end_s = _hear(models, gates, opened, classes, competition.window_s)
-    ids = pd.Index([window_id(file, end, competition) for file, end in zip(files, end_s, strict=True)])
-    missing, columns = truth.index.difference(ids), [name for name in classes if name not in truth.columns]
-    if len(missing) or columns:
-        raise ValueError(f"{truth_path}: {len(missing)} rows were not predicted: {profiles.some_of(list(missing))}; "
-                         f"{len(columns)} classes are missing: {profiles.some_of(columns)}")
-    asked = ids.isin(truth.index)
-    labels = truth.loc[ids[asked], list(classes)].to_numpy()
+    labels, asked = truth_of(truth_path, files, end_s, classes, competition)
     return Rows(labels, members[:, asked], files[asked], tuple(classes), models.names, competition.metric, calls[asked])
 
 

@@ -174,7 +174,7 @@ def compose_from_recordings(recordings: Sequence[tuple[Wave, Sequence[str]]], ba
                  no others.
     backgrounds  waves or functions; a shorter one is repeated, a silent one or none is replaced by coloured noise
 
-    What lives in the backgrounds is not in the truth: the score is for comparing runs, not for predicting a rank.
+    What lives in the backgrounds is not in the truth: nothing should call in them (birdkit.data.quiet).
     """
     by_label = _choices(recordings)
     deck: list[str] = []

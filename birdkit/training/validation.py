@@ -79,8 +79,9 @@ class Validation:
                 own = soundscapes.loc[soundscapes["split"] == config.split, "file"].tolist()
             sources = [(partial(store.whole, file), names)
                        for file, names in zip(held_out["file"], labels, strict=True)]
+            background = partial(store.whole, quiet=config.validation.backgrounds == "quiet")
             composed = compose_from_recordings(
-                sources, [partial(store.whole, file) for file in own], rng=np.random.default_rng(config.split),
+                sources, [partial(background, file) for file in own], rng=np.random.default_rng(config.split),
                 sample_rate_hz=config.frontend.sample_rate_hz, n_soundscapes=config.validation.n_soundscapes,
                 soundscape_s=competition.soundscape_s)
             for soundscape in tqdm(composed, "composing the validation", config.validation.n_soundscapes, leave=False,
