@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,11 +19,17 @@ from birdkit.runs.jobs import JobsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 where it succeeded, 1 with one line on stderr where its input is at fault."""
+    """Run one command; 0 where it succeeded, 1 with one line on stderr where its input is at fault, 141 where nobody
+    reads its stdout any more, as after `| head`.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return 141
     except (OSError, ValueError, KeyError, TypeError, ImportError, PipelineError, JobsError) as error:
         if options.debug:
             raise

@@ -215,11 +215,13 @@ def test_compare_hands_its_options_on(compared: SimpleNamespace, capsys: pytest.
     """Fewer seeds, runs and epochs than the table asks for are a first look."""
     levels = [logging.getLogger(name).level for name in ("birdkit", "birdkit.profiles")]
     assert cli.main(["compare", compared.table, "in", "work"]) == 0
-    assert compared.asked == {"seeds": (0, 1, 2), "changes": {}, "year": 0, "jobs": 1, "only": []}
+    assert compared.asked == {"seeds": (0, 1, 2), "changes": {}, "year": 0, "jobs": 1, "only": [],
+                              "truth": None}
     assert [logging.getLogger(name).level for name in ("birdkit", "birdkit.profiles")] == levels
     assert cli.main(["compare", compared.table, "in", "work", "--jobs", "2", "--seeds", "0", "5", "--only", "b",
-                     "--year", "2024", "--set", "train__epochs=1"]) == 0
-    assert compared.asked == {"seeds": (0, 5), "changes": {"train__epochs": 1}, "year": 2024, "jobs": 2, "only": ["b"]}
+                     "--year", "2024", "--set", "train__epochs=1", "--truth", "truth.csv"]) == 0
+    assert compared.asked == {"seeds": (0, 5), "changes": {"train__epochs": 1}, "year": 2024, "jobs": 2, "only": ["b"],
+                              "truth": Path("truth.csv")}
     assert capsys.readouterr().out.splitlines()[-1] == "missing: b/split0_seed5"
 
 
@@ -243,6 +245,17 @@ def test_rounds_of_several_seeds_are_said_and_kept(tmp_path: Path, capsys: pytes
     assert "| 1 |" in said and "+0." in said and said.endswith(f"{tmp_path / 'rounds.png'}\n")
     assert len(pd.read_csv(tmp_path / "rounds.csv")) == 2 and (tmp_path / "rounds.png").stat().st_size > 5000
     assert cli.main(["rounds", str(tmp_path / "none")]) == 1
+
+
+def test_a_reader_who_leaves_early_is_no_fault(files: Path) -> None:
+    """As in `birdkit score ... | head`: nothing is said of it, neither by the command nor by the interpreter."""
+    command = [sys.executable, "-c", "import sys, time; from birdkit import cli; time.sleep(0.5); sys.exit(cli.main())",
+               "score", str(files / "submission.csv"), str(files / "truth.csv"), "--year", "2025"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 141 and "Broken" not in said and "birdkit:" not in said
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from birdkit import checkpoint, cli, pseudolabel, synthesis
 from birdkit.config import RunConfig
 from birdkit.experiments import Table, differences, run_table, running
+from birdkit.inference import load_predictors, predict
 from birdkit.metrics.comparison import Validated, compare
 from birdkit.reports import comparison
+from birdkit.runs import testing
 from birdkit.runs.jobs import Job, Outcome
 from birdkit.settings import replace, to_dict
 from birdkit.training.run_files import HISTORY
@@ -264,3 +267,43 @@ def test_rounds_go_on_from_their_own_students(work: Path, competition: Path, sta
     other = dataclasses.replace(table, changes={**table.changes, "labelling__stride_s": 2.5})
     with pytest.raises(ValueError, match=r"half_r1/split0_seed0 was trained with labelling.stride_s .*, now 2.5"):
         run_table(other, competition, work)
+
+
+def test_runs_are_compared_on_the_test_soundscapes(competition: Path, finished: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a truth, the scores are those of each checkpoint's own submission; what was predicted once is kept."""
+    work = Path(shutil.copytree(finished, tmp_path / "work"))
+    truth_path = synthesis.Generated.beside(competition).truth_path
+    report = run_table(TABLE, competition, work, jobs=0, truth=truth_path, progress=False)
+    assert report.on_test and report.csv.name == "trial_test.csv" and report.csv.is_file()
+    assert report.comparison is not None and [row.run for row in report.comparison.rows] == ["as_is", "finer"]
+    assert comparison.text(report).startswith("trial (on the test soundscapes)")
+    truth = pd.read_csv(truth_path).set_index("row_id")
+    for row in report.comparison.rows:
+        for (split, seed), score in row.trainings.items():
+            best = work / "compare" / "trial" / row.run / f"split{split}_seed{seed}" / "best.safetensors"
+            files = sorted((competition / "test_soundscapes").glob("*.ogg"))
+            said = predict(files, load_predictors([best]), window_s=5.0, progress=False).table
+            rows = [f"{Path(file).stem}_{end_s:.0f}" for file, end_s in zip(said["file"], said["end_s"], strict=True)]
+            heard = truth.loc[rows].any()
+            names = heard.index[heard]
+            assert score == pytest.approx(roc_auc_score(truth.loc[rows, names], said[names]), abs=1e-9)
+    validation = run_table(TABLE, competition, work, jobs=0, progress=False)
+    assert not validation.on_test and validation.csv.name == "trial.csv"
+
+    monkeypatch.setattr(testing, "predict", lambda *_, **__: pytest.fail("predicted again"))
+    again = run_table(TABLE, competition, work, jobs=0, truth=truth_path, progress=False)
+    pd.testing.assert_frame_equal(again.table, report.table)
+    short = tmp_path / "truth.csv"
+    truth.iloc[:4].to_csv(short)
+    with pytest.raises(pytest.fail.Exception, match="predicted again"):
+        run_table(TABLE, competition, work, jobs=0, truth=short, progress=False)
+
+
+def test_a_truth_of_other_rows_is_refused(competition: Path, finished: Path, tmp_path: Path) -> None:
+    """A row that nobody predicted would be a score of nothing."""
+    truth = pd.read_csv(synthesis.Generated.beside(competition).truth_path).set_index("row_id")
+    truth.rename(index={truth.index[0]: "elsewhere_5"}).to_csv(tmp_path / "truth.csv")
+    with pytest.raises(ValueError, match=r"truth\.csv: 1 rows were not predicted: elsewhere_5"):
+        run_table(TABLE, competition, shutil.copytree(finished, tmp_path / "work"), jobs=0,
+                  truth=tmp_path / "truth.csv", progress=False)
