@@ -24,6 +24,7 @@ def add_making(commands: Commands) -> None:
     command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument("--year", type=int, default=2025, help="whose files and rows (default: %(default)s)")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--train-soundscapes", type=int, metavar="N", help="minutes beside the recordings (default: 20)")
     command.add_argument("--tiny", action="store_true", help="the size of the tests, made in seconds")
     command.set_defaults(command=_generate_command)
 
@@ -78,7 +79,9 @@ def _generate_command(options: argparse.Namespace) -> None:
     """Write a generated mini-competition and say where it and its truth are."""
     from birdkit import synthesis
 
-    sizes = synthesis.TINY if options.tiny else {}
+    sizes = dict(synthesis.TINY) if options.tiny else {}
+    if options.train_soundscapes is not None:
+        sizes["n_train_soundscapes"] = options.train_soundscapes
     generated = synthesis.generate(options.folder, year=options.year, seed=options.seed, **sizes)
     say(f"generated competition: {generated.competition_dir}\nits truth: {generated.truth_path}")
 

@@ -32,6 +32,7 @@ from birdkit.synthesis.composition import ComposedSoundscape, Event, compose, de
 SAMPLE_RATE_HZ = 32_000
 WINDOW_S = 5.0
 MARKER = "GENERATED.txt"
+MONTH = 28 * 24 * 6  # soundscapes of a February
 YEAR = 2025  # unless another is asked for
 
 # The size for tests: seconds to make, a second to train on.
@@ -113,6 +114,9 @@ def generate(folder: str | Path, *, year: int = YEAR, seed: int = 0, n_classes: 
     if not 2 <= n_classes <= len(SPECIES) or n_recordings < 2 * n_classes or n_test_soundscapes < 1:
         raise ValueError(f"2 <= n_classes = {n_classes} <= {len(SPECIES)}, n_recordings = {n_recordings} >= twice that "
                          f"and n_test_soundscapes = {n_test_soundscapes} >= 1 do not all hold")
+    if not 0 <= n_train_soundscapes <= MONTH:
+        raise ValueError(f"n_train_soundscapes = {n_train_soundscapes} must be from 0 to {MONTH}: one in ten minutes of a "
+                         "month")
     if soundscape_s < WINDOW_S or soundscape_s % WINDOW_S or longest_s < 3:
         raise ValueError(f"soundscape_s = {soundscape_s} must be a multiple of {WINDOW_S:g} s, and "
                          f"longest_s = {longest_s} at least 3 s")
@@ -279,7 +283,7 @@ def _places(kind: str, number: int, rng: np.random.Generator) -> list[tuple[int,
         serials = sorted(int(one) for one in 1_000_000 + rng.choice(9_000_000, number, replace=False))
         return [(serial, "", f"202302{1 + serial % 28:02d}_{serial % 24:02d}{serial % 6}000") for serial in serials]
     sites = rng.choice(sorted(SITES), number)
-    minutes = sorted(rng.choice(28 * 24 * 6, number, replace=False) * 10)  # of a February, one file in ten minutes
+    minutes = sorted(rng.choice(MONTH, number, replace=False) * 10)
     places = sorted((str(site), f"202302{1 + minute // 1440:02d}_{minute // 60 % 24:02d}{minute % 60:02d}00")
                     for site, minute in zip(sites, minutes, strict=True))
     return [(1_000_001 + position, *place) for position, place in enumerate(places)]
