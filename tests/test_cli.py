@@ -124,7 +124,7 @@ def test_generate_makes_as_many_soundscapes_as_are_asked_for(tmp_path: Path,
     assert cli.main(["generate", str(tmp_path / "made"), "--tiny", "--train-soundscapes", "3"]) == 0
     assert len(list((tmp_path / "made" / "train_soundscapes").glob("*.ogg"))) == 3
     assert cli.main(["generate", str(tmp_path / "more"), "--tiny", "--train-soundscapes", "-1"]) == 1
-    assert "n_train_soundscapes = -1 must be from 0 to 4032" in capsys.readouterr().err
+    assert "n_train_soundscapes = -1 must be from 0 to 4032, one" in capsys.readouterr().err
 
 
 def test_train_calls_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

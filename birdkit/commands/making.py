@@ -24,7 +24,8 @@ def add_making(commands: Commands) -> None:
     command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument("--year", type=int, default=2025, help="whose files and rows (default: %(default)s)")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--train-soundscapes", type=int, metavar="N", help="minutes beside the recordings (default: 20)")
+    command.add_argument("--train-soundscapes", type=int, metavar="N",
+                         help="minutes beside the recordings (default: 20)")
     command.add_argument("--tiny", action="store_true", help="the size of the tests, made in seconds")
     command.set_defaults(command=_generate_command)
 

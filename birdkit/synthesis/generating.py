@@ -115,8 +115,8 @@ def generate(folder: str | Path, *, year: int = YEAR, seed: int = 0, n_classes: 
         raise ValueError(f"2 <= n_classes = {n_classes} <= {len(SPECIES)}, n_recordings = {n_recordings} >= twice that "
                          f"and n_test_soundscapes = {n_test_soundscapes} >= 1 do not all hold")
     if not 0 <= n_train_soundscapes <= MONTH:
-        raise ValueError(f"n_train_soundscapes = {n_train_soundscapes} must be from 0 to {MONTH}: one in ten minutes of a "
-                         "month")
+        raise ValueError(f"n_train_soundscapes = {n_train_soundscapes} must be from 0 to {MONTH}, one in ten "
+                         "minutes of a month")
     if soundscape_s < WINDOW_S or soundscape_s % WINDOW_S or longest_s < 3:
         raise ValueError(f"soundscape_s = {soundscape_s} must be a multiple of {WINDOW_S:g} s, and "
                          f"longest_s = {longest_s} at least 3 s")
