@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from birdkit import recipes
 from birdkit.augmentations import build_augmentations
+from birdkit.config import LabelConfig
 from birdkit.experiments import read_table, trials
+from birdkit.pseudolabel import read_for_training
 from birdkit.settings import with_settings
+from birdkit.synthesis import TINY, generate
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 # Arguments that make a script take seconds, and the ratios that it prints.
@@ -54,6 +58,21 @@ def test_every_table_holds_settings_that_there_are(path: Path) -> None:
         config = with_settings(recipes.get(run.recipe).run(run.round, run.split), run.changes)
         needed = {name for one in build_augmentations(config.augment.wave, "wave") for name in one.sources}
         assert needed <= {"soundscapes", *(source.name for source in config.data.sources)}
+
+
+def test_true_labels_are_pseudo_labels_that_know(tmp_path: Path) -> None:
+    """What they say of each window is the hidden truth, and training takes them for a round's labels."""
+    made = generate(tmp_path / "made", **TINY, progress=False)
+    table = tmp_path / "work" / "true_labels.parquet"
+    subprocess.run([sys.executable, str(BENCHMARKS / "true_labels.py"), str(made.competition_dir), str(table)],
+                   check=True)
+    hidden = pd.read_csv(made.hidden_path)
+    classes = [name for name in hidden.columns if name != "row_id"]
+    labels = read_for_training(table, classes=classes, expected_round=1, config=LabelConfig(most_share=1.0))
+    assert (labels[classes].to_numpy() == hidden[classes].to_numpy()).all() and labels[classes].to_numpy().any()
+    ids = [f"{Path(file).stem}_{end_s:.0f}" for file, end_s in zip(labels["file"], labels["end_s"], strict=True)]
+    assert ids == hidden["row_id"].tolist() and (labels["end_s"] - labels["start_s"] == 5).all()
+    assert all((made.competition_dir / file).is_file() for file in labels["file"])
 
 
 def test_every_benchmark_is_run_here() -> None:
