@@ -14,6 +14,7 @@ from birdkit.config.training import (
     LABELLED,
     PSEUDO,
     SOUNDSCAPES,
+    UNLABELLED,
     AugmentConfig,
     DataConfig,
     SourceConfig,
@@ -21,6 +22,6 @@ from birdkit.config.training import (
 )
 
 __all__ = ["ALL", "LABELLED", "MEANS", "OTHERS", "OWN", "PEOPLE", "POOLS", "PSEUDO", "SAME_SPLIT", "SOUNDSCAPES",
-           "AugmentConfig", "DataConfig", "DistilConfig", "FrontEndConfig", "InferenceConfig", "LabelConfig", "Member",
-           "ModelConfig", "PseudoConfig", "RunConfig", "SourceConfig", "SplitConfig", "TaskConfig", "TrainConfig",
-           "ValidationConfig"]
+           "UNLABELLED", "AugmentConfig", "DataConfig", "DistilConfig", "FrontEndConfig", "InferenceConfig",
+           "LabelConfig", "Member", "ModelConfig", "PseudoConfig", "RunConfig", "SourceConfig", "SplitConfig",
+           "TaskConfig", "TrainConfig", "ValidationConfig"]

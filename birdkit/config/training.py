@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from birdkit.config.base import Member, above_zero, at_least, in_unit, one_of
 
 SOUNDSCAPES = "soundscapes"  # the source of clips that every run has
-LABELLED, PSEUDO = "labelled_soundscapes", "pseudo_labels"  # kinds of sources
+LABELLED, PSEUDO, UNLABELLED = "labelled_soundscapes", "pseudo_labels", "unlabelled"  # kinds of sources
 WINDOW_KINDS = (LABELLED, PSEUDO)
-SOURCE_KINDS = ("folder", "recordings", *WINDOW_KINDS)
+SOURCE_KINDS = ("folder", "recordings", UNLABELLED, *WINDOW_KINDS)
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class SourceConfig:
     name            what an augmentation's `source` says
     kind            "folder": every audio file below `path`, without animals, such as ff1010bird's nocall recordings.
                     "recordings": recordings of `classes` (the second loader of selective mixup), with their labels and
-                    weights. "labelled_soundscapes": the windows that the host labelled. "pseudo_labels": from round 1
-                    on, pseudo-labelled windows once more, to be drawn by other rules than "soundscapes". Never those of
-                    the validating split
+                    weights. "unlabelled": soundscapes without labels in every round, as "soundscapes" are in round 0,
+                    see DataConfig.unlabelled. "labelled_soundscapes": the windows that the host labelled.
+                    "pseudo_labels": from round 1 on, pseudo-labelled windows once more, to be drawn by other rules than
+                    "soundscapes". Never those of the validating split
     path            of a folder
     classes         of recordings, by primary or secondary label; empty for all, ("scored",) for the competition's
                     scored classes, which birdkit.recipes.for_competition fills in
@@ -96,7 +97,7 @@ class DataConfig:
                        in `balance`. BirdCLEF 2026 first place: two in each batch of 64
     labelled_weight    what such an example counts in the loss, above 0; a recording that was rated 5 counts 1
     sources            further clips to mix in
-    unlabelled         what is heard of soundscapes without labels, mixed in in round 0. "quiet": without what stands
+    unlabelled         what is heard of soundscapes that are mixed in without labels. "quiet": without what stands
                        out of their noise (birdkit.data.quiet), for whatever calls in them is not among the labels.
                        "as_they_are": for soundscapes in which nothing calls, such as the seeds' "nocall" ones
     cache_gib          memory in which decoded audio is kept between epochs, per worker; 0 decodes every clip afresh

@@ -17,7 +17,16 @@ import numpy as np
 import pandas as pd
 
 from birdkit import audio
-from birdkit.config import LABELLED, PSEUDO, SOUNDSCAPES, DataConfig, PseudoConfig, RunConfig, SourceConfig
+from birdkit.config import (
+    LABELLED,
+    PSEUDO,
+    SOUNDSCAPES,
+    UNLABELLED,
+    DataConfig,
+    PseudoConfig,
+    RunConfig,
+    SourceConfig,
+)
 from birdkit.data import crops
 from birdkit.data.audio_store import AudioStore
 from birdkit.data.labelled_soundscapes import runs_of, window_cells
@@ -282,6 +291,8 @@ def choose_sources(config: RunConfig, needed: Collection[str], classes: Sequence
         elif configured[name].kind == "recordings":
             rows = choose_recordings(recordings, configured[name], classes, seed=config.seed)
             chosen[name] = ClipSource.recordings(rows, classes, config.data)
+        elif configured[name].kind == UNLABELLED:
+            chosen[name] = _unlabelled(config, name, classes, soundscapes)
         else:
             chosen[name] = _window_source(config, configured[name], classes, pseudo_labels, labelled_soundscapes)
     chosen = {name: source.weighted(configured[name].weight) if name in configured else source
@@ -305,9 +316,14 @@ def _soundscapes(config: RunConfig, classes: Sequence[str], soundscapes: pd.Data
                  pseudo_labels: pd.DataFrame | None) -> ClipSource:
     if pseudo_labels is not None and len(pseudo_labels):
         return ClipSource.pseudo_labelled(pseudo_labels, classes, config.pseudo, config.example_s)
+    return _unlabelled(config, SOUNDSCAPES, classes, soundscapes)
+
+
+def _unlabelled(config: RunConfig, name: str, classes: Sequence[str], soundscapes: pd.DataFrame | None) -> ClipSource:
+    """Whole soundscapes without labels."""
     if soundscapes is None or not len(soundscapes):
-        raise ValueError(f"an augmentation mixes in the source {SOUNDSCAPES!r}, but there are no soundscapes to train "
-                         "on: give some, or take the augmentation out")
+        raise ValueError(f"an augmentation mixes in the source {name!r}, but there are no soundscapes to train on: "
+                         "give some, or take the augmentation out")
     return replace(ClipSource.unlabelled(soundscapes, len(classes)), quiet=config.data.unlabelled == "quiet")
 
 

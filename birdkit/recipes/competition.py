@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from birdkit import kaggle
-from birdkit.config import LABELLED, SOUNDSCAPES, Member, RunConfig, SourceConfig, TaskConfig
+from birdkit.config import LABELLED, SOUNDSCAPES, UNLABELLED, Member, RunConfig, SourceConfig, TaskConfig
 from birdkit.profiles import (
     PROBABILITIES,
     Competition,
@@ -77,8 +77,9 @@ def _task(competition: Competition, competition_dir: str | Path) -> TaskConfig:
 def _with_sources(config: RunConfig, competition: Competition, competition_dir: str | Path,
                   folders: Mapping[str, str | Path]) -> RunConfig:
     """The config with the sources that there are, and the augmentations that can do with them."""
-    if not competition.unlabelled:
-        config = _without(config, SOUNDSCAPES, f"the competition of {competition.year} has no unlabelled soundscapes")
+    nothing = "" if competition.unlabelled else f"the competition of {competition.year} has no unlabelled soundscapes"
+    if nothing:
+        config = _without(config, SOUNDSCAPES, nothing)
     of_folders = [source.name for source in config.data.sources if source.kind == "folder"]
     unknown = sorted(set(folders) - set(of_folders))
     if unknown:
@@ -97,6 +98,9 @@ def _with_sources(config: RunConfig, competition: Competition, competition_dir: 
                 continue
         elif source.kind == LABELLED and not competition.labelled:
             config = _without(config, source.name, f"the competition of {competition.year} has no labelled soundscapes")
+            continue
+        elif source.kind == UNLABELLED and nothing:
+            config = _without(config, source.name, nothing)
             continue
         elif source.classes == SCORED:
             source = replace(source, classes=read_scored(competition_dir, competition))
