@@ -9,6 +9,7 @@ from conftest import RATE, noise, tone
 from scipy.signal import welch
 
 from birdkit.audio import AudioError
+from birdkit.config import SourceConfig
 from birdkit.data import AudioStore, ClipSource, choose_sources
 from birdkit.data.quiet import BLOCK, quiet
 from birdkit.settings import replace
@@ -100,5 +101,12 @@ def test_quiet_is_what_nobody_has_labelled(small_run, hour: Path) -> None:
     labels = pd.DataFrame({"file": ["hour.wav"], "start_s": [0.0], "end_s": [5.0], "owl": [1.0]})
     labelled, peak = heard(replace(small_run, round=1), labels)
     assert not labelled and peak > 0.14
+    air = replace(small_run, round=1, data__sources=(SourceConfig("air", "unlabelled"),))
+    for config, expected in ((air, True), (replace(air, data__unlabelled="as_they_are"), False)):
+        both = choose_sources(config, ["air", "soundscapes"], ["owl"], recordings=recordings, soundscapes=soundscapes,
+                              pseudo_labels=labels)
+        assert both["air"].quiet is expected and not both["air"].target.any() and not both["soundscapes"].quiet
+    with pytest.raises(ValueError, match=r"source 'air', but there are no soundscapes to train on"):
+        choose_sources(air, ["air"], ["owl"], recordings=recordings, soundscapes=None, pseudo_labels=labels)
     with pytest.raises(ValueError, match="unlabelled = 'loud'"):
         replace(small_run, data__unlabelled="loud")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from birdkit import kaggle, recipes
+from birdkit import kaggle, recipes, synthesis
 from birdkit.augmentations import build_augmentations
-from birdkit.config import Member, RunConfig, SourceConfig
+from birdkit.config import UNLABELLED, Member, RunConfig, SourceConfig
 from birdkit.kaggle import MissingInputError
 from birdkit.recipes import for_competition
 from birdkit.settings import replace
@@ -91,3 +91,14 @@ def test_a_recipe_without_sources_is_left_as_it_is(competition: Path) -> None:
     """Nothing to find, nothing to warn of."""
     tiny = recipes.get("tiny").run(0, 0)
     assert for_competition(tiny, competition) == tiny
+
+
+def test_a_year_without_soundscapes_has_no_quiet_ones(run: RunConfig, competition: Path, tmp_path: Path,
+                                                      caplog: pytest.LogCaptureFixture) -> None:
+    """What is mixed in under another name is taken out with a word, too."""
+    config = replace(run, data__sources=(SourceConfig("air", UNLABELLED),), augment__wave=(over("air"), Member("gain")))
+    assert for_competition(config, competition).augment.wave == (over("air"), Member("gain"))
+    made = synthesis.generate(tmp_path / "birds", year=2023, **synthesis.TINY, progress=False).competition_dir
+    without = for_competition(config, made)
+    assert without.augment.wave == (Member("gain"),) and not without.data.sources
+    assert "training without air" in caplog.text and "2023 has no unlabelled soundscapes" in caplog.text
