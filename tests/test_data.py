@@ -251,7 +251,8 @@ def test_what_no_augmentation_will_use_is_not_decoded(table, tmp_path, quick, mo
     config = replace(quick, data__samples_per_epoch=200, train__epochs=1)
     asked: list[str] = []
     part = AudioStore.part
-    monkeypatch.setattr(AudioStore, "part", lambda store, file, *span: asked.append(file) or part(store, file, *span))
+    monkeypatch.setattr(AudioStore, "part", lambda store, file, *span, **how: asked.append(file) or part(
+        store, file, *span, **how))
     options = {"sources": two_sources(tmp_path), "shares": {"rain": 0.25, "soundscapes": 0.0}}
     batches = run(table, tmp_path, config, **options)
     rain = [batch.sources["rain"] for batch in batches]
