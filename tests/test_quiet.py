@@ -11,7 +11,7 @@ from scipy.signal import welch
 from birdkit.audio import AudioError
 from birdkit.config import SourceConfig
 from birdkit.data import AudioStore, ClipSource, choose_sources
-from birdkit.data.quiet import BLOCK, quiet
+from birdkit.data.quiet import BLOCK, quietened
 from birdkit.settings import replace
 
 
@@ -28,7 +28,7 @@ def test_a_call_goes_down_to_the_noise(hz: float, db: float) -> None:
     air = noise(10, amplitude=0.01)
     call = tone(hz, 10) * 0.01 * 10 ** (db / 20) * np.repeat([0, np.sqrt(2), 0], [4 * RATE, 2 * RATE, 4 * RATE])
     during, after = slice(4 * RATE + 4096, 6 * RATE - 4096), slice(7 * RATE, 10 * RATE)
-    heard = quiet(air + call)
+    heard = quietened(air + call)
     assert level((air + call)[during], hz) > level(air[during], hz) + 9
     assert level(heard[during], hz) == pytest.approx(level(heard[after], hz), abs=3.5)
 
@@ -38,7 +38,7 @@ def test_noise_stays_as_it_is() -> None:
     rng = np.random.default_rng(0)
     spectrum = np.fft.rfft(rng.standard_normal(10 * RATE))
     brown = np.fft.irfft(spectrum / (20 + np.arange(len(spectrum)) / 100)).astype(np.float32)
-    after = quiet(brown)
+    after = quietened(brown)
     for hz in (300, 1000, 3000, 9000):
         assert level(after, hz) == pytest.approx(level(brown, hz), abs=1.0)
     assert np.corrcoef(brown, after)[0, 1] > 0.94
@@ -47,15 +47,15 @@ def test_noise_stays_as_it_is() -> None:
 @pytest.mark.parametrize("n", [0, 1, 100, 1024, RATE + 1])
 def test_any_length_and_silence(n: int) -> None:
     """As many samples as there were, and zeros stay zeros."""
-    assert len(quiet(noise(2)[:n])) == n
-    assert not quiet(np.zeros(n, np.float32)).any()
+    assert len(quietened(noise(2)[:n])) == n
+    assert not quietened(np.zeros(n, np.float32)).any()
 
 
 def test_gain_does_not_matter() -> None:
     """What stands out does so at any level of the recording, and the input is untouched."""
     wave = (noise(3, amplitude=0.01) + tone(2000, 3) * np.hanning(3 * RATE)).astype(np.float32)
     before = wave.copy()
-    np.testing.assert_allclose(quiet(wave / 1000) * 1000, quiet(wave), atol=1e-5)
+    np.testing.assert_allclose(quietened(wave / 1000) * 1000, quietened(wave), atol=1e-5)
     np.testing.assert_array_equal(wave, before)
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from birdkit import audio
 from birdkit.data.crops import Energy
 from birdkit.data.packed import Int16Wave, Packed, PackingError
-from birdkit.data.quiet import BLOCK, FRAME, HOP, noise_of
-from birdkit.data.quiet import quiet as quietened
+from birdkit.data.quiet import BLOCK, FRAME, HOP, noise_of, quietened
 
 PIECE_S = 60.0  # of a long recording are measured at a time
 

@@ -38,7 +38,7 @@ def noise_of(block: np.ndarray) -> np.ndarray:
     return np.partition(level, place, axis=0)[place] / np.float32(np.sqrt(-np.log(1 - QUANTILE)))  # Rayleigh's
 
 
-def quiet(wave: np.ndarray, *, first: int = 0, noise: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
+def quietened(wave: np.ndarray, *, first: int = 0, noise: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
     """The wave (N,) float32 with everything that stands out of its noise replaced by such noise, always the same.
 
     Where the level of a frequency is more than twice its noise's RMS, other noise of that RMS takes its place; all else
@@ -51,7 +51,7 @@ def quiet(wave: np.ndarray, *, first: int = 0, noise: Callable[[int], np.ndarray
 
     >>> noise = np.random.default_rng(0).standard_normal(64000).astype(np.float32) / 100
     >>> tone = np.sin(np.arange(64000, dtype=np.float32)) * (np.arange(64000) > 56000)
-    >>> [round(float(one[58000:62000].std()), 2) for one in (noise, noise + tone, quiet(noise + tone))]
+    >>> [round(float(one[58000:62000].std()), 2) for one in (noise, noise + tone, quietened(noise + tone))]
     [0.01, 0.71, 0.01]
     """
     if first % HOP:

@@ -44,7 +44,7 @@ def small() -> Recipe:
     # Two unlike networks err in different places: on split 0 each alone had .917 and .932, together .938.
     members: tuple[dict[str, Any], ...] = ({}, {"model": small_conformer(), "train__warmup_epochs": 2.0})
     return Recipe(config, splits=(0, 1), earlier=1, members=members, unread={1: ("model__drop_path",)},
-                  later={**_student(), "train__epochs": 13})
+                  later={**_from_round_1(), "train__epochs": 13})
 
 
 def small_conformer() -> ModelConfig:
@@ -59,7 +59,7 @@ def demo() -> Recipe:
     base = small()
     config = replace(base.config, name="demo", data__samples_per_epoch=1920,
                      train__epochs=5, train__validate_every=1, train__ema_decay=0.98, validation__n_soundscapes=8)
-    return Recipe(config, later=_student())
+    return Recipe(config, later=_from_round_1())
 
 
 def call_detector() -> Recipe:
@@ -92,7 +92,7 @@ def _company() -> Member:
     return member("repeat", counts=[0, 0, 1, 1, 2], member=to_dict(sumix))
 
 
-def _student() -> dict[str, Any]:
+def _from_round_1() -> dict[str, Any]:
     """From round 1 on a few examples are pseudo-labelled windows, and the air around all of them stays that of round 0.
 
     What a teacher does not hear is in no label: as backgrounds of most examples its windows teach not to hear it, too

@@ -23,7 +23,7 @@ from birdkit.metrics import METRICS
 from birdkit.postprocess.base import NamedOptions
 from birdkit.postprocess.published import PUBLISHED
 from birdkit.profiles import Competition
-from birdkit.runs.testing import truth_of
+from birdkit.runs.testing import truth_of_windows
 from birdkit.settings import replace
 from birdkit.training.validation import Validation
 
@@ -181,7 +181,7 @@ def _of_test(run: EffectsRun, models: Prepared, gates: list[Predictor], truth_pa
     paths, _ = kaggle.find_test_audio(run.competition_dir)
     opened: Opened = [(path.name, lambda path=path: SoundscapeFile(path)) for path in paths]  # type: ignore[misc]
     members, calls, files, end_s = _hear(models, gates, opened, classes, competition.window_s)
-    labels, asked = truth_of(truth_path, files, end_s, classes, competition)
+    labels, asked = truth_of_windows(truth_path, files, end_s, classes, competition)
     return Rows(labels, members[:, asked], files[asked], tuple(classes), models.names, competition.metric, calls[asked])
 
 

@@ -43,7 +43,7 @@ def tested(checkpoint: Path, competition_dir: Path, truth_path: Path, *, year: i
         log.warning("%s is left out: %s", fault.file, fault.reason)
     values = found.table[list(classes)].to_numpy()
     files = np.array([Path(name).name for name in found.table["file"]])
-    labels, asked = truth_of(truth_path, files, found.table["end_s"].to_numpy(float), classes, competition)
+    labels, asked = truth_of_windows(truth_path, files, found.table["end_s"].to_numpy(float), classes, competition)
     decision = predictors[0].config.inference.decision if METRICS[competition.metric].on_decisions else None
     decisions = decide(values, classes, decision)[asked] if decision else None
     groups = np.unique(files[asked], return_inverse=True)[1]
@@ -52,7 +52,7 @@ def tested(checkpoint: Path, competition_dir: Path, truth_path: Path, *, year: i
     return result
 
 
-def truth_of(truth_path: Path, files: np.ndarray, end_s: np.ndarray, classes: Sequence[str],
+def truth_of_windows(truth_path: Path, files: np.ndarray, end_s: np.ndarray, classes: Sequence[str],
              competition: Competition) -> tuple[np.ndarray, np.ndarray]:
     """The truth of the windows that it has rows for, (R, K) of 0 and 1, and which windows these are, (W,) bool.
 
