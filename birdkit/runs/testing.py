@@ -53,7 +53,7 @@ def tested(checkpoint: Path, competition_dir: Path, truth_path: Path, *, year: i
 
 
 def truth_of_windows(truth_path: Path, files: np.ndarray, end_s: np.ndarray, classes: Sequence[str],
-             competition: Competition) -> tuple[np.ndarray, np.ndarray]:
+                     competition: Competition) -> tuple[np.ndarray, np.ndarray]:
     """The truth of the windows that it has rows for, (R, K) of 0 and 1, and which windows these are, (W,) bool.
 
     files, end_s  (W,) each, name and end of every window that was predicted
