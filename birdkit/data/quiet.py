@@ -2,8 +2,8 @@
 
 Whoever mixes an unlabelled soundscape under a recording and labels only the recording says of every animal in the
 soundscape that it is not there. In training that teaches not to hear animals at the test's own places; in validation it
-marks down the models that do hear them. The first seed mixed in what people had labelled "nocall"; where nobody has, what
-calls is taken out of the sound here, and the air of the place, its colour and its steady noise stay.
+marks down the models that do hear them. The first seed mixed in what people had labelled "nocall". Where nobody has,
+what calls is taken out of the sound here, and the air of the place, its colour and its steady noise stay.
 """
 from __future__ import annotations
 
