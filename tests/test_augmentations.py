@@ -21,7 +21,7 @@ FILTERS = ("low_pass", "random_eq", "reverb", "distance")
 # Members that cannot do without options; every other one is tested as it comes.
 OPTIONS: dict[str, dict[str, Any]] = {
     "part_mixup": {"parts": 4},  # 8000 samples and 64 frames are not six equal parts
-    "repeat": {"counts": [1, 2], "member": SUMIX},
+    "repeat": {"counts": [1, 2], "per": "example", "member": SUMIX},
     "during": {"member": SUMIX},
     "one_of": {"members": [{**SUMIX, "share": 0.6}, {"name": "soundscape_mix", "options": {}, "share": 0.4}]},
     "substitute": {"source": "selected"},
@@ -323,8 +323,23 @@ def test_sumix_is_repeated_as_often_as_the_counts_say() -> None:
     """[0, 1, 1, 2] means 25, 50 and 25 % of the batches."""
     repeat, g = Repeat(1.0, [0, 1, 1, 2], member=SUMIX), seeded(0)
     batch = batch_of("wave", n=2)
-    counts = Counter(repeat.sample(batch, g)["count"] for _ in range(2000))
-    assert [counts[k] / 2000 for k in range(3)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    counts = Counter(tuple(repeat.sample(batch, g)["count"].tolist()) for _ in range(2000))
+    assert [counts[k, k] / 2000 for k in range(3)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+
+
+def test_each_example_may_have_a_count_of_its_own() -> None:
+    """Then some of a batch are mixed twice, some once and some not at all, in the same shares."""
+    repeat, batch = Repeat(1.0, [0, 1, 1, 2], per="example", member=SUMIX), batch_of("wave", n=400)
+    drawn = repeat.draw(batch, seeded(0))
+    count = drawn["count"]
+    assert [float((count == k).float().mean()) for k in range(3)] == pytest.approx([0.25, 0.5, 0.25], abs=0.07)
+    mixed, sumix = repeat.apply(batch, **drawn), build("sumix")
+    once = sumix.apply(batch, **drawn["times"]["1"][0])
+    assert torch.equal(mixed.signal[count == 0], batch.signal[count == 0])
+    assert torch.equal(mixed.signal[count == 1], once.signal[count == 1])
+    assert not (mixed.signal[count == 2] == batch.signal[count == 2]).all(1).any()
+    with pytest.raises(ValueError, match="per = 'clip'"):
+        Repeat(per="clip", member=SUMIX)
 
 
 def test_a_count_of_two_is_the_member_twice_and_of_zero_the_batch_itself() -> None:
@@ -332,7 +347,7 @@ def test_a_count_of_two_is_the_member_twice_and_of_zero_the_batch_itself() -> No
     batch = batch_of("wave")
     twice = Repeat(1.0, [2], member=SUMIX)
     drawn = twice.draw(batch, seeded(0))
-    first, second = drawn["times"]
+    first, second = drawn["times"]["2"]
     sumix = build("sumix")
     assert same(twice.apply(batch, **drawn), sumix.apply(sumix.apply(batch, **first), **second))
     assert same(Repeat(1.0, [0], member=SUMIX)(batch, seeded(0)), batch)
@@ -343,8 +358,8 @@ def test_options_can_depend_on_the_count() -> None:
     repeat, g = Repeat(1.0, [1, 2], member=SUMIX, by_count={"2": {"min_gain": 0.5}}), seeded(0)
     least = {1: 1.0, 2: 1.0}
     for _ in range(50):
-        drawn = repeat.sample(batch_of("wave", n=8), g)
-        least[drawn["count"]] = min(least[drawn["count"]], *(float(time["own"].min()) for time in drawn["times"]))
+        for count, times in repeat.sample(batch_of("wave", n=8), g)["times"].items():
+            least[int(count)] = min(least[int(count)], *(float(time["own"].min()) for time in times))
     assert 0.3 <= least[1] < 0.4
     assert 0.5 <= least[2] < 0.6
     with pytest.raises(ValueError, match="by_count has 3"):

@@ -8,29 +8,33 @@ import torch
 from torch import Generator, Tensor, nn
 
 from birdkit.augmentations.base import AUGMENTATIONS, Augmentation, build_member, examples, with_examples
-from birdkit.augmentations.drawing import check_counts, check_range, integer
+from birdkit.augmentations.drawing import check_counts, check_range
 from birdkit.batch import Batch
 from birdkit.config import Member
 
 
 @AUGMENTATIONS.register("repeat")
 class Repeat(Augmentation):
-    """A member applied as often as a count says that is drawn for each batch: SUMIX 0, 1, 1 or 2 times (second seed).
+    """A member applied as often as a count says that is drawn: SUMIX 0, 1, 1 or 2 times (second seed).
 
     counts    drawn from alike, so [0, 1, 1, 2] means 25, 50 and 25 %
+    per       "batch": one count for all examples of a step, as the second seed has it. "example": one for each; the
+              batches are alike then, which batch norm is better off with (README, "What the second seed asks")
     member    {"name": "sumix", "options": {...}}
     by_count  options that differ where the count is that, with the count as a string: {"2": {"min_gain": 0.5}} is the
               second seed's
     """
 
-    def __init__(self, p: float = 1.0, counts: Sequence[int] = (0, 1, 1, 2), *, member: dict[str, Any],
-                 by_count: dict[str, dict[str, Any]] | None = None) -> None:
+    def __init__(self, p: float = 1.0, counts: Sequence[int] = (0, 1, 1, 2), *, per: str = "batch",
+                 member: dict[str, Any], by_count: dict[str, dict[str, Any]] | None = None) -> None:
         super().__init__(p)
         check_counts(counts)
+        if per not in ("batch", "example"):
+            raise ValueError(f"per = {per!r}; it must be one of batch, example")
         strange = sorted(set(by_count or {}) - {str(count) for count in counts})
         if strange:
             raise ValueError(f"by_count has {', '.join(strange)}, which counts = {counts} never give")
-        self.counts = list(counts)
+        self.counts, self.per = list(counts), per
         self.members = nn.ModuleDict({str(count): build_member(member, more=(by_count or {}).get(str(count)))
                                       for count in sorted(set(counts))})
         self.stages = self._member(self.counts[0]).stages
@@ -42,14 +46,18 @@ class Repeat(Augmentation):
         return dict.fromkeys(self.sources, 1.0)
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
-        """count, and what the member draws for each time."""
-        count = self.counts[integer(len(self.counts), generator=generator)]
-        return {"count": count, "times": [self._member(count).draw(batch, generator) for _ in range(count)]}
+        """count (B,); times, by count what the member draws for each time."""
+        chosen = torch.randint(len(self.counts), (1 if self.per == "batch" else len(batch),), generator=generator)
+        count = torch.tensor(self.counts)[chosen].expand(len(batch))
+        return {"count": count, "times": {str(n): [self._member(n).draw(batch, generator) for _ in range(n)]
+                                          for n in count.unique().tolist()}}
 
     def transform(self, batch: Batch, **drawn: Any) -> Batch:
-        """The batch after every time."""
-        for time in drawn["times"]:
-            batch = self._member(drawn["count"]).apply(batch, **time)
+        """The batch after every time of every count, each in the examples that have it."""
+        for name, times in drawn["times"].items():
+            own = drawn["count"] == int(name)
+            for time in times:
+                batch = self._member(int(name)).apply(batch, **{**time, "applied": time["applied"] & own})
         return batch
 
     def _member(self, count: int) -> Augmentation:
