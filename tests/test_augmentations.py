@@ -334,10 +334,13 @@ def test_each_example_may_have_a_count_of_its_own() -> None:
     count = drawn["count"]
     assert [float((count == k).float().mean()) for k in range(3)] == pytest.approx([0.25, 0.5, 0.25], abs=0.07)
     mixed, sumix = repeat.apply(batch, **drawn), build("sumix")
-    once = sumix.apply(batch, **drawn["times"]["1"][0])
+    once = sumix.apply(batch, **drawn["times"]["any"][0])
     assert torch.equal(mixed.signal[count == 0], batch.signal[count == 0])
     assert torch.equal(mixed.signal[count == 1], once.signal[count == 1])
-    assert not (mixed.signal[count == 2] == batch.signal[count == 2]).all(1).any()
+    assert not (mixed.signal[count == 2] == once.signal[count == 2]).all(1).any()
+    loud = Repeat(1.0, [1, 2], per="example", member=SUMIX, by_count={"2": {"min_gain": 0.9}}).sample(batch, seeded(0))
+    assert {name: len(times) for name, times in loud["times"].items()} == {"any": 1, "2": 2}
+    assert float(loud["times"]["any"][0]["own"].min()) < 0.4 and float(loud["times"]["2"][1]["own"].min()) >= 0.9
     with pytest.raises(ValueError, match="per = 'clip'"):
         Repeat(per="clip", member=SUMIX)
 
@@ -347,7 +350,7 @@ def test_a_count_of_two_is_the_member_twice_and_of_zero_the_batch_itself() -> No
     batch = batch_of("wave")
     twice = Repeat(1.0, [2], member=SUMIX)
     drawn = twice.draw(batch, seeded(0))
-    first, second = drawn["times"]["2"]
+    first, second = drawn["times"]["any"]
     sumix = build("sumix")
     assert same(twice.apply(batch, **drawn), sumix.apply(sumix.apply(batch, **first), **second))
     assert same(Repeat(1.0, [0], member=SUMIX)(batch, seeded(0)), batch)
@@ -358,8 +361,10 @@ def test_options_can_depend_on_the_count() -> None:
     repeat, g = Repeat(1.0, [1, 2], member=SUMIX, by_count={"2": {"min_gain": 0.5}}), seeded(0)
     least = {1: 1.0, 2: 1.0}
     for _ in range(50):
-        for count, times in repeat.sample(batch_of("wave", n=8), g)["times"].items():
-            least[int(count)] = min(least[int(count)], *(float(time["own"].min()) for time in times))
+        drawn = repeat.sample(batch_of("wave", n=8), g)
+        count, (times,) = int(drawn["count"][0]), drawn["times"].values()
+        assert len(times) == count
+        least[count] = min(least[count], *(float(time["own"].min()) for time in times))
     assert 0.3 <= least[1] < 0.4
     assert 0.5 <= least[2] < 0.6
     with pytest.raises(ValueError, match="by_count has 3"):

@@ -18,8 +18,8 @@ class Repeat(Augmentation):
     """A member applied as often as a count says that is drawn: SUMIX 0, 1, 1 or 2 times (second seed).
 
     counts    drawn from alike, so [0, 1, 1, 2] means 25, 50 and 25 %
-    per       "batch": one count for all examples of a step, as the second seed has it. "example": one for each; the
-              batches are alike then, which batch norm is better off with (README, "What the second seed asks")
+    per       "batch": one count for all examples of a step, as the second seed has it. "example": one for each.
+              Batches are alike then, and scores were higher (README, "What the second seed asks")
     member    {"name": "sumix", "options": {...}}
     by_count  options that differ where the count is that, with the count as a string: {"2": {"min_gain": 0.5}} is the
               second seed's
@@ -35,10 +35,12 @@ class Repeat(Augmentation):
         if strange:
             raise ValueError(f"by_count has {', '.join(strange)}, which counts = {counts} never give")
         self.counts, self.per = list(counts), per
-        self.members = nn.ModuleDict({str(count): build_member(member, more=(by_count or {}).get(str(count)))
-                                      for count in sorted(set(counts))})
-        self.stages = self._member(self.counts[0]).stages
-        self.mixes = self._member(self.counts[0]).mixes
+        changed = {count: str(count) for count in self.counts if str(count) in (by_count or {})}
+        self.names = {count: changed.get(count, "any") for count in self.counts}  # of the members by count
+        self.members = nn.ModuleDict({name: build_member(member, more=(by_count or {}).get(name))
+                                      for name in sorted(set(self.names.values()))})
+        self.stages = self.member_of(self.counts[0]).stages
+        self.mixes = self.member_of(self.counts[0]).mixes
 
     @property
     def source_shares(self) -> dict[str, float]:
@@ -46,22 +48,28 @@ class Repeat(Augmentation):
         return dict.fromkeys(self.sources, 1.0)
 
     def sample(self, batch: Batch, generator: Generator) -> dict[str, Any]:
-        """count (B,); times, by count what the member draws for each time."""
+        """count (B,); times, by the name of a member what it draws for the first time, the second and so on."""
         chosen = torch.randint(len(self.counts), (1 if self.per == "batch" else len(batch),), generator=generator)
         count = torch.tensor(self.counts)[chosen].expand(len(batch))
-        return {"count": count, "times": {str(n): [self._member(n).draw(batch, generator) for _ in range(n)]
-                                          for n in count.unique().tolist()}}
+        most = {self.names[n]: n for n in count.unique().tolist()}  # ascending: the largest of each name stays
+        return {"count": count, "times": {name: [self._named(name).draw(batch, generator) for _ in range(n)]
+                                          for name, n in most.items()}}
 
     def transform(self, batch: Batch, **drawn: Any) -> Batch:
-        """The batch after every time of every count, each in the examples that have it."""
+        """The batch after every time, each in the examples that have it."""
         for name, times in drawn["times"].items():
-            own = drawn["count"] == int(name)
-            for time in times:
-                batch = self._member(int(name)).apply(batch, **{**time, "applied": time["applied"] & own})
+            theirs = torch.tensor([count for count, own in self.names.items() if own == name])
+            for number, time in enumerate(times):
+                wanted = (drawn["count"] > number) & torch.isin(drawn["count"], theirs)
+                batch = self._named(name).apply(batch, **{**time, "applied": time["applied"] & wanted})
         return batch
 
-    def _member(self, count: int) -> Augmentation:
-        return cast(Augmentation, self.members[str(count)])
+    def member_of(self, count: int) -> Augmentation:
+        """What is applied so often where the count is that."""
+        return self._named(self.names[count])
+
+    def _named(self, name: str) -> Augmentation:
+        return cast(Augmentation, self.members[name])
 
 
 @AUGMENTATIONS.register("during")

@@ -83,7 +83,7 @@ def _quiet(config: RunConfig) -> frozenset[str]:
 def _mixed(one: Augmentation, quiet: Collection[str]) -> float:
     """The share of examples with which an augmentation mixes others, or any source but the `quiet` ones, in [0, 1]."""
     if isinstance(one, Repeat):
-        each = [_mixed(cast(Augmentation, one.members[str(count)]), quiet) for count in one.counts]
+        each = [_mixed(one.member_of(count), quiet) for count in one.counts]
         return one.p * sum(1 - (1 - share)**count for share, count in zip(each, one.counts, strict=True)) / len(each)
     if isinstance(one, During):
         return one.p * (one.end - one.start) * _mixed(one.member, quiet)
