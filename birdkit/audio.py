@@ -125,7 +125,7 @@ def pad_cyclic(wave: np.ndarray, n_samples: int) -> np.ndarray:
     """
     if not len(wave):
         raise ValueError(f"an empty wave cannot be repeated to {n_samples} samples")
-    return np.resize(wave, n_samples)
+    return wave[:n_samples] if len(wave) >= n_samples else np.resize(wave, n_samples)  # resize always copies
 
 
 def _open(path: Path | str) -> sf.SoundFile:

@@ -136,7 +136,7 @@ class Int16Wave:
 
     def wave(self, first: int = 0, end: int | None = None) -> np.ndarray:
         """Its samples from `first` to before `end`, (n,) float32."""
-        return self.steps[first:end].astype(np.float32) * self.scale
+        return np.multiply(self.steps[first:end], self.scale, dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.steps)
