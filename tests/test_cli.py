@@ -16,7 +16,7 @@ import birdkit
 from birdkit import cli, experiments, synthesis
 from birdkit.commands import making
 from birdkit.pipeline import PipelineError
-from birdkit.runs import call_detector, jobs, training
+from birdkit.runs import jobs, training
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_help_answers_without_loading_torch() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     for command in ("generate", "pipeline", "label", "pack", "train", "compare", "rounds", "score", "check", "models",
-                    "report", "train-calls", "ensemble", "effects"):
+                    "report", "ensemble", "effects"):
         assert command in result.stdout
 
 
@@ -127,16 +127,20 @@ def test_generate_makes_as_many_soundscapes_as_are_asked_for(tmp_path: Path,
     assert "n_train_soundscapes = -1 must be from 0 to 4032, one" in capsys.readouterr().err
 
 
-def test_train_calls_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A noise that gets lost is a detector that takes rain for a bird."""
-    seen = []
-    done = SimpleNamespace(best="call.safetensors")
-    monkeypatch.setattr(call_detector, "train_calls", lambda run: seen.append(run) or done)
-    assert cli.main(["train-calls", "in", "work", "--split", "2", "--set", "train__epochs=5", "--labelled",
-                     "ff1010.csv=/data/ff1010", "--noise", "rain", "wind", "--year", "2021"]) == 0
-    assert seen == [call_detector.CallRun(Path("in"), Path("work"), "call_detector", 2, {"train__epochs": 5},
-                                          [("ff1010.csv", "/data/ff1010")], [Path("rain"), Path("wind")], 2021)]
-    assert capsys.readouterr().out == "checkpoint: call.safetensors\n"
+def test_a_call_detector_gets_what_it_learns_from(monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """A noise that gets lost is a detector that takes rain for a bird; so does its process of its own."""
+    seen: list[training.Run] = []
+    monkeypatch.setattr(training, "train", lambda run: seen.append(run) or SimpleNamespace(best="call", finished=True))
+    asked = ["train", "in", "work", "--recipe", "call_detector", "--split", "2", "--set", "train__epochs=5",
+             "--labelled", "ff1010.csv=/data/ff1010", "--noise", "rain=/data/rain", "wind=wind", "--year", "2021"]
+    assert cli.main(asked) == 0
+    assert seen == [training.Run(Path("in"), Path("work"), "call_detector", split=2, changes={"train__epochs": 5},
+                                 noise={"rain": "/data/rain", "wind": "wind"},
+                                 labelled={"ff1010.csv": "/data/ff1010"}, year=2021)]
+    assert capsys.readouterr().out == "checkpoint: call\n"
+    assert cli.main(seen[0].command()[3:]) == 0
+    assert seen[1] == seen[0]
 
 
 def test_a_wrong_year_or_path_is_one_line_on_stderr(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,14 +188,15 @@ def test_notebook_03_hands_every_setting_on(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(training, "train_splits", lambda *given, **named: seen.append((*given, named)) or [history] * 2)
     settings = {"COMPETITION_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work"), "RECIPE": "tiny", "ROUND": 2,
                 "FOLD": [0, 1], "CHANGES": {"seed": 3}, "NOISE": {"nocall": "/noise"}, "SESSION_HOURS": 11,
-                "RESUME_FROM": "/earlier", "COMPETITION_YEAR": 2025}
+                "RESUME_FROM": "/earlier", "COMPETITION_YEAR": 2025, "LABELLED": {"ff.csv": "/ff"}}
     book = next(path for path in BOOKS if path.stem == "03_train_fold")
     assert settings.keys() | {"COMPETITION"} == parameters(book).keys()
     names: dict[str, Any] = {**parameters(book), **settings, "display": lambda *shown: drawn.extend(shown)}
     for source in code_cells(book, without=("parameters", "install")):
         exec(source, names)
     assert seen == [(training.Run(tmp_path, tmp_path / "work", "tiny", 2, changes={"seed": 3},
-                                  noise={"nocall": "/noise"}, resume_from="/earlier", year=2025),
+                                  noise={"nocall": "/noise"}, resume_from="/earlier", year=2025,
+                                  labelled={"ff.csv": "/ff"}),
                      [0, 1], {"session_h": 11})]
     assert len(drawn) == 2 and all(picture._repr_png_() for picture in drawn)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_years import run_notebook
 
-from birdkit import checkpoint, cli, kaggle, profiles, submission, synthesis
+from birdkit import checkpoint, kaggle, profiles, submission, synthesis
 from birdkit.inference import load_predictors
 from birdkit.synthesis import generating
 
@@ -50,7 +50,7 @@ def test_the_first_seeds_track_runs_to_the_end_on_2022(tmp_path: Path) -> None:
     assert abs(heard.mean() - 0.15) <= 1 / heard.size
 
 
-def test_the_second_place_of_2021_runs_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_place_of_2021_runs_to_the_end(tmp_path: Path) -> None:
     """A call detector trained on the labelled soundscapes, a bird model at three scales, a quantile threshold."""
     generated = synthesis.generate(tmp_path / "competition", year=2021, progress=False, **SIZES)
     work = tmp_path / "work"
@@ -63,15 +63,16 @@ def test_the_second_place_of_2021_runs_to_the_end(tmp_path: Path, capsys: pytest
     for number in range(10):
         noise = np.random.default_rng(number).normal(0, 0.01, 3 * 32_000)
         generating.soundfile.write(quiet / f"wind{number}.wav", noise, 32_000)
-    small = ["model__backbone=test_resnet", "data__samples_per_epoch=16", "train__epochs=1", "train__batch_size=8",
-             "frontend__hop_samples=2000", "frontend__n_mels=32", "inference__clip_step_s=null"]
-    assert cli.main(["train-calls", *folders.values(), "--noise", str(quiet), "--set", *small]) == 0
-    detector = checkpoint.load(Path(capsys.readouterr().out.removeprefix("checkpoint: ").strip()))
+    small = {"model__backbone": "test_resnet", "data__samples_per_epoch": 16, "train__epochs": 1,
+             "train__batch_size": 8, "frontend__hop_samples": 2000, "frontend__n_mels": 32,
+             "inference__clip_step_s": None}
+    run_notebook("03_train_fold", **folders, RECIPE="call_detector", NOISE={"wind": str(quiet)}, CHANGES=small)
+    [best] = kaggle.Workspace(work).call_detectors()
+    detector = checkpoint.load(best)
     assert detector.classes == ("call",) and any(file.startswith("quiet/") for file in detector.seen)
     submitted = run_notebook("04_ensemble_infer", **folders, GATE="multiply")["submitted"]
     predictors = load_predictors(kaggle.Workspace(work).checkpoints(0))
     assert [one.config.example_s for one in predictors] == [10.0, 20.0, 40.0]
-    assert len(kaggle.Workspace(work).call_detectors()) == 1
     table = submission.validate(submitted.written.path, generated.competition_dir)
     assert table.to_numpy().sum() == 1  # of 12 rows and 4 birds, above the quantile 0.9987
     assert set(pd.read_csv(submitted.written.path)["birds"]) == {"nocall", table.columns[table.any()][0]}

@@ -10,7 +10,7 @@ from birdkit.commands.base import Commands, add_changes, add_competition, add_ye
 
 
 def add_learning(commands: Commands) -> None:
-    """Add label, train, train-calls, compare, rounds."""
+    """Add label, train, compare, rounds."""
     command = commands.add_parser("label", help="let checkpoints label soundscapes, as notebook 02 does")
     command.add_argument("competition_dir", type=Path, metavar="COMPETITION_DIR", help="whose classes and windows")
     command.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where the notebooks wrote")
@@ -37,24 +37,16 @@ def add_learning(commands: Commands) -> None:
     command.add_argument("--out", type=Path, metavar="DIR", help="default: WORK_DIR/round<ROUND>_split<SPLIT>")
     command.add_argument("--pseudo-labels", type=Path, metavar="FILE", help="default: the round's in WORK_DIR")
     command.add_argument("--noise", type=as_folder, nargs="+", action="extend", default=[], metavar="NAME=DIR",
-                         help="the folder of one of the recipe's sources of noise")
+                         help="the folder of one of the recipe's sources of noise; for a call detector, one in which "
+                              "nothing calls")
+    command.add_argument("--labelled", type=as_folder, nargs="+", action="extend", default=[], metavar="CSV=DIR",
+                         help="for a call detector: short files with and without birds, and their table of itemid and "
+                              "hasbird")
     command.add_argument("--resume-from", default="", metavar="DIR", help="what an earlier session has left")
     command.add_argument("--ends", type=float, default=0.0, metavar="TIME",
                          help="seconds since 1970 at which to save and stop, such as $(date -d '11 hours' +%%s)")
     add_year(command)
     command.set_defaults(command=_train_command)
-
-    command = commands.add_parser("train-calls", help="train a call detector, the gate of a submission")
-    add_competition(command, work="where notebook 04 will look for it")
-    command.add_argument("--recipe", default="call_detector", help="a named run config (default: %(default)s)")
-    command.add_argument("--split", type=int, default=0, help="that validates; -1 for none (default: %(default)s)")
-    add_changes(command)
-    command.add_argument("--labelled", type=as_folder, nargs="+", action="extend", default=[], metavar="CSV=DIR",
-                         help="short files with and without birds, and their table of itemid and hasbird")
-    command.add_argument("--noise", type=Path, nargs="+", action="extend", default=[], metavar="DIR",
-                         help="audio in which nothing calls")
-    add_year(command)
-    command.set_defaults(command=_train_calls_command)
 
     command = commands.add_parser("compare", help="train a table of runs with several seeds each, and compare them")
     command.add_argument("table", type=Path, metavar="TABLE", help="a TOML file, see birdkit.experiments.Table")
@@ -96,22 +88,12 @@ def _train_command(options: argparse.Namespace) -> None:
     from birdkit.runs import training
 
     chosen = training.Run(options.competition_dir, options.work_dir, options.recipe, options.round, options.split,
-                          changes=dict(options.set), noise=dict(options.noise), out_dir=options.out,
-                          pseudo_labels=options.pseudo_labels, resume_from=options.resume_from, ends_s=options.ends,
-                          year=options.year)
+                          changes=dict(options.set), noise=dict(options.noise), labelled=dict(options.labelled),
+                          out_dir=options.out, pseudo_labels=options.pseudo_labels, resume_from=options.resume_from,
+                          ends_s=options.ends, year=options.year)
     result = training.train(chosen)
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun lets train one model
         say(f"checkpoint: {result.best}" if result.finished else f"not finished: {chosen.folder}; start it again")
-
-
-def _train_calls_command(options: argparse.Namespace) -> None:
-    """Train a call detector and say where its best checkpoint is."""
-    from birdkit.runs import call_detector
-
-    chosen = call_detector.CallRun(options.competition_dir, options.work_dir, options.recipe, options.split,
-                                   changes=dict(options.set), labelled=options.labelled, noise=options.noise,
-                                   year=options.year)
-    say(f"checkpoint: {call_detector.train_calls(chosen).best}")
 
 
 def _compare_command(options: argparse.Namespace) -> None:

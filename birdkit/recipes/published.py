@@ -55,7 +55,7 @@ def henkel2021() -> Recipe:
 
     Six parts of 5 s: 1 + 5 s * 32,000 Hz / 320 = 501 frames of 128 mels; GeM over all of the joined map; mixup twice on
     the 30 s spectrogram. Predicted at 5, 10 and 20 s. A bird is heard where its probability is among the highest
-    0.13 % of all rows and birds, half a bird a row. Its call detector is trained by `birdkit train-calls`, and notebook
+    0.13 % of all rows and birds, half a bird a row. Its call detector is the recipe `call_detector`, and notebook
     04's GATE says what it does, which was only in a notebook of theirs that is not public.
     """
     mixup = member("mixup", p=0.5, per="batch")

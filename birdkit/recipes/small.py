@@ -76,8 +76,9 @@ def call_detector() -> Recipe:
                           options={"attention_hidden": 128}),
         augment__wave=(_distance(), member("or_mixup", p=0.5, level="rms"),
                        member("noise", p=0.3, min_snr_db=-3.0, max_snr_db=20.0)),
+        data__samples_per_epoch=3200, train__epochs=4, train__batch_size=32,
         validation__kind="recordings", inference__pool="segments", inference__postprocess=())
-    return Recipe(config, rounds=0)
+    return Recipe(config, rounds=0, calls=True)
 
 
 def _distance() -> Member:

@@ -16,7 +16,9 @@ import torch
 
 from birdkit import kaggle, profiles, pseudolabel, recipes, training
 from birdkit.config import RunConfig
+from birdkit.data.tables import CALL
 from birdkit.ensembles import bind
+from birdkit.runs.call_detector import call_config, call_table
 from birdkit.runs.jobs import Job, check_outcomes, run_jobs
 from birdkit.settings import as_arguments, replace
 from birdkit.training import material
@@ -33,13 +35,18 @@ class Run:
 
     recipe         a name in birdkit.recipes
     changes        to the recipe's config, as for birdkit.settings.with_settings
-    noise          folders of the recipe's sources by name, as for birdkit.recipes.for_competition
-    out_dir        where checkpoints and history go; None for the work folder's round<round>_split<split>
-    pseudo_labels  the table of a round from 1 on; None for the work folder's. Where labelling.families is "others",
-                   that of all teachers: the student learns from the one beside it without those of its own family
+    noise          folders of the recipe's sources by name, as for birdkit.recipes.for_competition; for call detectors,
+                   of audio in which nothing calls
+    out_dir        where checkpoints and history go; None for the work folder's round<round>_split<split>, or
+                   call_split<split>
+    pseudo_labels  the table of a round from 1 on; None for the work folder's. Of a table of teachers that may not all
+                   teach this student it learns from the one beside it, see birdkit.pseudolabel.table_for. A call
+                   detector learns from its round's which windows are silent, and is the same whatever the round
     resume_from    what an earlier session has left: the folder of its run, or the one that this lies in; "" for none
     year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     ends_s         time.time() at which the run saves its state and stops; 0 for what the config says
+    labelled       for call detectors, folders of short files with and without birds, see
+                   birdkit.runs.call_detector.call_table
     """
 
     competition_dir: Path
@@ -54,14 +61,26 @@ class Run:
     resume_from: Path | str = ""
     ends_s: float = 0.0
     year: int = 0
+    labelled: Mapping[str, str | Path] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """Where checkpoints and history go."""
-        return self.out_dir or kaggle.Workspace(self.work_dir).run_dir(self.round, self.split)
+        work = kaggle.Workspace(self.work_dir)
+        own = work.call_dir(self.split) if self.calls else work.run_dir(self.round, self.split)
+        return self.out_dir or own
+
+    @property
+    def calls(self) -> bool:
+        """Whether it trains a call detector."""
+        return recipes.get(self.recipe).calls
 
     def config(self) -> RunConfig:
         """The run config; ValueError, TypeError or KeyError where the recipe or a change is none."""
+        if self.labelled and not self.calls:
+            raise ValueError(f"labelled = {dict(self.labelled)} is for call detectors, which {self.recipe} trains none")
+        if self.calls:
+            return call_config(self._recipe_config(), self.competition_dir, year=self.year)
         config = recipes.for_competition(self._recipe_config(), self.competition_dir, year=self.year,
                                          folders=self.noise)
         bound = bind(config.inference.postprocess, self.competition_dir, year=self.year)
@@ -73,7 +92,7 @@ class Run:
                                      profiles.recognise(self.competition_dir, year=self.year, say=False))
 
     def _recipe_config(self) -> RunConfig:
-        return recipes.get(self.recipe).changed(self.round, self.split, self.changes)
+        return recipes.get(self.recipe).changed(0 if self.calls else self.round, self.split, self.changes)
 
     def pseudo_label_table(self) -> Path | None:
         """The pseudo-labels to train on: None in round 0, MissingInputError where there are none yet.
@@ -118,7 +137,7 @@ class Run:
             return None
         given = Path(self.resume_from)
         inside = given / self.folder.name
-        if not inside.is_dir() and any(given.glob("round*_split*")):
+        if not inside.is_dir() and any(given.glob("*_split*")):
             log.warning("%s holds no %s: it begins anew", given, self.folder.name)
             return None
         return inside if inside.is_dir() else given
@@ -142,6 +161,8 @@ class Run:
         command += as_arguments(self.changes)
         if self.noise:
             command += ["--noise", *(f"{name}={folder}" for name, folder in self.noise.items())]
+        if self.labelled:
+            command += ["--labelled", *(f"{table}={folder}" for table, folder in self.labelled.items())]
         return command
 
 
@@ -157,6 +178,12 @@ def train(run: Run, *, progress: bool = True) -> training.FitResult:
         if left_s <= 0:
             raise TimeoutError(f"split {run.split}: the session's time was over {-left_s:.0f} s before it began")
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, session_s=left_s))
+    if run.calls:
+        labels = run.pseudo_labels or work.pseudo_labels(run.round)
+        table, root = call_table(config, run.competition_dir, work, round=run.round, pseudo_labels=labels,
+                                 labelled=run.labelled, noise=run.noise)
+        return training.fit(config, table, [CALL], root=root, out_dir=run.folder, resume_from=run.earlier(),
+                            progress=progress)
     classes = run.classes()
     recordings = pd.read_parquet(work.recordings())
     soundscapes = pd.read_parquet(work.soundscapes())
