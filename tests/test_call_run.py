@@ -11,6 +11,7 @@ import soundfile as sf
 from conftest import RATE, noise
 
 from birdkit import pseudolabel
+from birdkit.data import DataError
 from birdkit.kaggle import Workspace
 from birdkit.runs.call_detector import call_table
 from birdkit.runs.training import Run
@@ -59,23 +60,27 @@ def test_labelled_files_and_noise_join_from_where_they_lie(place: Path, tmp_path
         "ff1010/7.wav": "call", "ff1010/8.wav": "nocall", "wind/0.wav": "nocall", "wind/1.wav": "nocall"}
 
 
-def test_without_labels_the_teachers_of_a_round_are_asked(place: Path, tmp_path: Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_labels_the_teachers_of_a_round_are_asked(place: Path, tmp_path: Path) -> None:
     """What the competition of 2025 has itself; its files are below the root that the noise makes necessary."""
     work = Workspace(tmp_path / "work")
     pd.DataFrame({"file": ["train_audio/owl/1.ogg"], "label": ["owl"], "secondary": [""], "duration_s": [9.0],
                   "rating": [0.0], "split": [0], "group": ["author:a"]}).to_parquet(work.path("recordings.parquet"))
     pd.DataFrame({"file": ["heard/a.ogg"], "duration_s": [10.0], "split": [1]}).to_parquet(
         work.path("soundscapes.parquet"))
-    work.pseudo_labels_path(1).touch()
     labels = pd.DataFrame({"file": ["heard/a.ogg"] * 2, "start_s": [0.0, 5.0], "end_s": [5.0, 10.0],
                            "owl": np.float32([0.9, 0.01])})
-    monkeypatch.setattr(pseudolabel, "read_for_training", lambda *_, **__: labels)
-    table, _ = call_table(run_of(place).config(), place, work, round=1, pseudo_labels=work.pseudo_labels_path(1),
+    path = work.pseudo_labels_path(1)
+    pseudolabel.write_table(path, labels, ["owl"], {"round": 1, "teachers": []})
+    table, _ = call_table(run_of(place).config(), place, work, round=1, pseudo_labels=path,
                           noise={"wind": tmp_path / "wind"})
     inside = table[~table["file"].str.startswith("wind/")]
     assert inside["file"].tolist() == ["data/competition/train_audio/owl/1.ogg", *["data/competition/heard/a.ogg"] * 2]
     assert inside["label"].tolist() == ["call", "call", "nocall"]
+    with pytest.raises(pseudolabel.PseudoLabelError, match="made for round 1, not for round 2"):
+        call_table(run_of(place).config(), place, work, round=2, pseudo_labels=path)
+    pseudolabel.write_table(path, labels, ["owl"], {"round": 1, "teachers": [], "settings": {"least_peak": 0.3}})
+    with pytest.raises(DataError, match=r"_r1\.parquet was made with least_peak = 0\.3"):
+        call_table(run_of(place).config(), place, work, round=1, pseudo_labels=path)
 
 
 def test_it_is_validated_on_calls_whatever_the_year_asks_for(place: Path, tmp_path: Path) -> None:

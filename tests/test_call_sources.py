@@ -143,7 +143,7 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 def test_a_competition_gives_calls_and_quiet_windows(tables: tuple[pd.DataFrame, ...]) -> None:
     """Sure windows are calls, quiet ones are not, and what teachers are unsure of is left out."""
-    table = call_sources.competition(*tables, quiet_below=0.05, call_from=0.8)
+    table = call_sources.competition(*tables, quiet_below=0.05, quiet_share=0, call_from=0.8)
     found = table[["file", "label", "start_s", "end_s", "split"]].to_numpy().tolist()
     assert table["file"].tolist()[:2] == ["train_audio/a.ogg", "train_audio/b.ogg"]
     assert table["label"].tolist()[:2] == ["call"] * 2 and table["split"].tolist()[:2] == [0, 1]
@@ -153,15 +153,34 @@ def test_a_competition_gives_calls_and_quiet_windows(tables: tuple[pd.DataFrame,
     assert set(table["secondary"]) == {""} and table["group"].tolist()[:3] == ["author:x", "author:y", "file:s.ogg"]
 
 
+def test_the_quietest_windows_are_silent_however_high_teachers_stay_in_silence(
+        tables: tuple[pd.DataFrame, ...]) -> None:
+    """Teachers that have learnt for minutes are never below 0.05: their gate would learn from nothing. What they
+    surely hear is no silence, though it were the quietest there is."""
+    recordings, soundscapes, pseudo_labels = tables
+    loud = pseudo_labels.assign(ant=pseudo_labels["ant"] / 2 + 0.3, bee=0.0)  # from 0.305 to 0.775
+
+    def quiet(labels: pd.DataFrame, share: float) -> list[float]:
+        table = call_sources.competition(recordings, soundscapes, labels, quiet_share=share, call_from=0.7)
+        return table.loc[table["label"] == "nocall", "start_s"].tolist()
+
+    assert quiet(loud, 0.5) == [0.0, 10.0, 0.0] and quiet(loud, 0.2) == [0.0, 10.0]
+    assert quiet(loud, 1.0) == [0.0, 10.0, 0.0, 5.0]  # of six, two are above 0.7
+    with pytest.raises(DataError, match=r"of 6 .* in one is 0\.9, .* call_from = 0\.7"):
+        call_sources.competition(recordings, soundscapes, loud.assign(bee=0.9), call_from=0.7)
+
+
 def test_pseudo_labels_without_a_quiet_window_are_refused(tables: tuple[pd.DataFrame, ...]) -> None:
     """A table made with least_peak has lost them, and a detector without noise says "call" to everything."""
     recordings, soundscapes, pseudo_labels = tables
-    with pytest.raises(DataError, match=r"in none of 6 .* below quiet_below = 0\.001; the lowest maximum is 0\.01"):
-        call_sources.competition(*tables, quiet_below=0.001)
+    with pytest.raises(DataError, match=r"none of 6 .* in one is 0\.01, with quiet_below = 0\.001"):
+        call_sources.competition(*tables, quiet_below=0.001, quiet_share=0)
     with pytest.raises(DataError, match=r"t\.ogg: pseudo-labelled, but not in the soundscapes table"):
         call_sources.competition(recordings, soundscapes[:1], pseudo_labels)
     with pytest.raises(ValueError, match="quiet_below"):
         call_sources.competition(*tables, quiet_below=0.9, call_from=0.1)
+    with pytest.raises(ValueError, match="quiet_share 2"):
+        call_sources.competition(*tables, quiet_share=2)
 
 
 def test_tables_are_joined_if_no_file_is_in_two_splits(folder: Path) -> None:

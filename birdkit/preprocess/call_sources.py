@@ -91,7 +91,7 @@ def labelled_soundscapes(labels: Path | str, folder: Path | str, *, root: Path |
 
 
 def competition(recordings: pd.DataFrame, soundscapes: pd.DataFrame, pseudo_labels: pd.DataFrame, *,
-                quiet_below: float = 0.05, call_from: float = 0.8) -> pd.DataFrame:
+                quiet_below: float = 0.05, quiet_share: float = 0.1, call_from: float = 0.8) -> pd.DataFrame:
     """What a competition has itself: recordings as "call"; of its unlabelled soundscapes, the windows in which teachers
     hear next to nothing as "nocall", and those in which they surely hear something as "call", too.
 
@@ -101,24 +101,29 @@ def competition(recordings: pd.DataFrame, soundscapes: pd.DataFrame, pseudo_labe
     recordings, soundscapes  the tables of notebook 01, whose folder is `root`
     pseudo_labels            a table of birdkit.pseudolabel, with all its windows (least_peak = 0)
     quiet_below, call_from   bounds of a window's largest probability
+    quiet_share              of all windows that are quiet at least, the lowest, as far as they are below call_from: how
+                             low teachers go in silence depends on how long they have learnt
 
     Raises DataError where a pseudo-labelled file is no soundscape, or no window is quiet.
     """
-    if not 0 <= quiet_below <= call_from <= 1:
-        raise ValueError(f"0 <= quiet_below {quiet_below} <= call_from {call_from} <= 1 does not hold")
+    if not 0 <= quiet_below <= call_from <= 1 or not 0 <= quiet_share <= 1:
+        raise ValueError(f"0 <= quiet_below {quiet_below} <= call_from {call_from} <= 1 and 0 <= quiet_share "
+                         f"{quiet_share} <= 1 do not hold")
     known = soundscapes.set_index("file")
     strange = pseudo_labels.loc[~pseudo_labels["file"].isin(known.index), "file"]
     if len(strange):
         raise DataError(f"{strange.iloc[0]}: pseudo-labelled, but not in the soundscapes table")
     peak = pseudo_labels.drop(columns=["file", "start_s", "end_s"]).max(axis=1)
-    if not (peak < quiet_below).any():
-        raise DataError(f"in none of {len(peak)} pseudo-labelled windows all probabilities are below quiet_below = "
-                        f"{quiet_below}; the lowest maximum is {peak.min():.3g}")
-    windows = pseudo_labels[(peak < quiet_below) | (peak >= call_from)]
+    quiet = (peak < quiet_below) | ((peak.rank(method="min") <= quiet_share * len(peak)) & (peak < call_from))
+    if not quiet.any():
+        raise DataError(f"none of {len(peak)} pseudo-labelled windows is quiet: the lowest maximum of all "
+                        f"probabilities in one is {peak.min():.3g}, with quiet_below = {quiet_below}, quiet_share = "
+                        f"{quiet_share} and call_from = {call_from}")
+    windows = pseudo_labels[quiet | (peak >= call_from)]
     file = windows["file"]
     length_s = file.map(known["duration_s"])
     table = pd.DataFrame({
-        "file": file, "label": np.where(peak[windows.index] < quiet_below, NOCALL, CALL), "secondary": "",
+        "file": file, "label": np.where(quiet[windows.index], NOCALL, CALL), "secondary": "",
         "duration_s": length_s, "rating": 0.0, "split": file.map(known["split"]), "start_s": windows["start_s"],
         "end_s": np.minimum(windows["end_s"], length_s), "group": "file:" + file})
     table = table[table["end_s"] - table["start_s"] >= LEAST_SPAN_S]

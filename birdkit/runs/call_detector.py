@@ -14,6 +14,7 @@ import pandas as pd
 
 from birdkit import kaggle, profiles, pseudolabel
 from birdkit.config import RunConfig, TaskConfig
+from birdkit.data import DataError
 from birdkit.data.labelled_soundscapes import ROW_TABLE
 from birdkit.preprocess import call_sources
 from birdkit.settings import replace
@@ -68,6 +69,10 @@ def _of_competition(config: RunConfig, competition_dir: Path, work: kaggle.Works
                                                   window_s=competition.window_s, **how)]
     if pseudo_labels is None:
         return []
+    least_peak = pseudolabel.provenance(pseudo_labels).get("settings", {}).get("least_peak", 0.0)
+    if least_peak > 0:
+        raise DataError(f"{pseudo_labels} was made with least_peak = {least_peak}: the windows in which teachers hear "
+                        "nothing are not in it, and a call detector learns from these what silence is")
     labels = pseudolabel.read_for_training(pseudo_labels, classes=profiles.read_classes(folder),
                                            expected_round=round, config=config.labelling)
     recordings, soundscapes = (pd.read_parquet(path) for path in (work.recordings(), work.soundscapes()))
