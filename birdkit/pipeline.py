@@ -25,7 +25,6 @@ LOG = logging.getLogger(__name__)
 EXECUTED = "executed"
 SUBMISSION = "submission.csv"
 TRAIN, INFER = "03_train_fold", "04_ensemble_infer"
-CALLS = "call_detector"  # the recipe of a gate
 
 
 class PipelineError(RuntimeError):
@@ -47,19 +46,8 @@ class Step:
         '03_train_fold_round1_split2'
         """
         of_round = f"_round{self.parameters['ROUND']}" if "ROUND" in self.parameters else ""
-        of_round = "_calls" if self.detects_calls else of_round
         of_split = f"_split{self.parameters['FOLD']}" if "FOLD" in self.parameters else ""
         return self.notebook + of_round + of_split
-
-    @property
-    def detects_calls(self) -> bool:
-        """Whether it trains a call detector."""
-        return self.notebook == TRAIN and recipes.get(self.parameters["RECIPE"]).calls
-
-    def out_dir(self, work: Workspace) -> Path:
-        """The folder of the training run."""
-        split = self.parameters["FOLD"]
-        return work.call_dir(split) if self.detects_calls else work.run_dir(self.parameters["ROUND"], split)
 
 
 @dataclass(frozen=True)
@@ -91,9 +79,6 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
     changes  to the recipe's config, for 02 and 03: the settings of its round are what each gets as CHANGES
     ensemble  a file of birdkit.ensembles, of which 04 makes the last submission instead of the round's checkpoints
 
-    Where the recipe has a gate, its call detector is trained after the labels of round 1, and bears on the submissions
-    from there on.
-
     >>> [step.name for step in steps("tiny", [0], rounds=1)]
     ['01_preprocess', '03_train_fold_round0_split0', '02_pseudolabel_round1', '03_train_fold_round1_split0',
      '04_ensemble_infer_round1']
@@ -105,23 +90,16 @@ def steps(recipe: str, splits: Sequence[int], *, rounds: int, every_round: bool 
     def step(notebook: str, of_all: Mapping[str, Any], **own: Any) -> Step:
         return Step(notebook, {"RECIPE": recipe, **own, **({"CHANGES": dict(of_all)} if of_all else {})})
 
-    def of_seed(trained: recipes.Recipe, number: int, split: int) -> dict[str, int]:
-        return {"seed": trained.run(number, split, seed=seed).seed} if seed else {}
-
     for number in range(rounds + 1):
         if number:
             plan.append(step("02_pseudolabel", changes.of(number), ROUND=number))
-        if number == 1 and chosen.gate != "none":
-            own = of_seed(recipes.get(CALLS), 0, splits[0])
-            plan.append(step(TRAIN, own, RECIPE=CALLS, ROUND=number, FOLD=splits[0]))
         for split in splits:
-            plan.append(step(TRAIN, {**of_seed(chosen, number, split), **changes.of(number)}, ROUND=number, FOLD=split))
+            of_seed = {"seed": chosen.run(number, split, seed=seed).seed} if seed else {}
+            plan.append(step(TRAIN, {**of_seed, **changes.of(number)}, ROUND=number, FOLD=split))
         if number == rounds or every_round:
             name = SUBMISSION if number == rounds else f"submission_round{number}.csv"
             of_file = {"ENSEMBLE": str(ensemble.absolute())} if ensemble is not None and number == rounds else {}
-            of_gate = {"GATE": chosen.gate} if number and chosen.gate != "none" else {}
-            plan.append(Step(INFER, {"ROUND": number, "EARLIER": min(earlier, number), "SUBMISSION": name, **of_gate,
-                                     **of_file}))
+            plan.append(Step(INFER, {"ROUND": number, "EARLIER": min(earlier, number), "SUBMISSION": name, **of_file}))
     return plan
 
 
@@ -181,8 +159,7 @@ def run(competition_dir: str | Path, work_dir: str | Path, *, recipe: str = "sma
     how: dict[str, Any] = {"every_round": every_round, "earlier": chosen.earlier, "seed": seed, "changes": asked,
                            "ensemble": ensemble}
     plan = steps(recipe, splits, rounds=rounds, **how)
-    # A recipe that was changed is another one.
-    before = repr(chosen) + (repr(recipes.get(CALLS)) if chosen.gate != "none" else "")
+    before = repr(chosen)  # a recipe that was changed is another one
     # The notebooks draw bars of their own on stderr: this one stays still while they do.
     with tqdm(desc="pipeline", unit="step", total=len(plan)) as bar:
         while plan:
@@ -262,7 +239,7 @@ def _execute(step: Step, notebook: Path, parameters: dict[str, Any], *, work: Pa
     except papermill.PapermillExecutionError as error:
         raise PipelineError(f"{name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; "
                             f"everything up to there is in {executed}") from error
-    if step.notebook == TRAIN and is_unfinished(step.out_dir(Workspace(work))):
+    if step.notebook == TRAIN and is_unfinished(Workspace(work).run_dir(parameters["ROUND"], parameters["FOLD"])):
         raise PipelineError(f"{name} stopped before its end, as train.session_s asks for; the same command goes on")
     part = marker.with_suffix(".part")
     part.write_text(json.dumps({"fingerprint": fingerprint, "parameters": parameters,

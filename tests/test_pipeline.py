@@ -18,7 +18,7 @@ from birdkit.settings import replace
 
 NAMES = ("01_preprocess", "02_pseudolabel", "03_train_fold", "04_ensemble_infer")
 Calls = list[tuple[str, dict[str, Any]]]
-PARAMETERS = "COMPETITION_DIR = WORK_DIR = RECIPE = SUBMISSION = GATE = ''\nROUND = FOLD = EARLIER = 0\nCHANGES = {}"
+PARAMETERS = "COMPETITION_DIR = WORK_DIR = RECIPE = SUBMISSION = ''\nROUND = FOLD = EARLIER = 0\nCHANGES = {}"
 
 
 def notebook(path: Path, *sources: str) -> None:
@@ -58,26 +58,6 @@ def test_the_order_is_label_after_train_and_train_after_label() -> None:
                     "02_pseudolabel_round1", "03_train_fold_round1_split0", "03_train_fold_round1_split1",
                     "02_pseudolabel_round2", "03_train_fold_round2_split0", "03_train_fold_round2_split1",
                     "04_ensemble_infer_round2"]
-
-
-def test_a_gate_is_trained_from_the_first_labels_and_bears_on_what_is_submitted_from_there_on(
-        books: Path, executed: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, before anything that it bears on; round 0 has no labels that say where it is silent."""
-    gated = recipes.Recipe(recipes.get("tiny").config, gate="multiply")
-    monkeypatch.setattr(recipes, "RECIPES", {"tiny": gated, "call_detector": recipes.get("call_detector")})
-    run = {"recipe": "tiny", "rounds": 2, "splits": [0, 1], "notebooks": books, "every_round": True}
-    pipeline.run(tmp_path, tmp_path / "w", **run, changes={"train__epochs": 1}, seed=1)
-    assert [name for name, _ in executed] == ["01", "03", "03", "04", "02", "03", "03", "03", "04", "02", "03", "03",
-                                              "04"]
-    calls = [parameters for _, parameters in executed if parameters.get("RECIPE") == "call_detector"]
-    assert calls == [executed[5][1]] and (calls[0]["ROUND"], calls[0]["FOLD"]) == (1, 0)
-    assert calls[0]["CHANGES"] == {"seed": recipes.get("call_detector").run(0, 0, seed=1).seed}
-    assert [parameters.get("GATE") for name, parameters in executed if name == "04"] == [None, "multiply", "multiply"]
-    executed.clear()
-    pipeline.run(tmp_path, tmp_path / "w", **run, changes={"train__epochs": 1}, seed=1)
-    assert executed == []
-    pipeline.run(tmp_path, tmp_path / "v", recipe="tiny", rounds=0, splits=[0], notebooks=books)
-    assert [name for name, _ in executed] == ["01", "03", "04"] and "GATE" not in executed[-1][1]
 
 
 def test_changes_reach_training_and_labelling_and_nothing_else(books: Path, executed: Calls, tmp_path: Path) -> None:

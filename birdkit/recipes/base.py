@@ -26,9 +26,6 @@ class Recipe:
              All changes are as for birdkit.settings.replace
     unread   settings that the models of members, by their number, have none of, such as stochastic depth: a person's
              change of the whole recipe passes these models by
-    gate     what a call detector does to the submissions of a whole run that labels soundscapes, one of
-             birdkit.postprocess.GATES: birdkit.pipeline trains one (the recipe "call_detector") from the labels of
-             round 1, which say where it is silent
     calls    whether its models are call detectors, which learn from birdkit.runs.call_detector.call_table and round 0
              alone
     """
@@ -41,7 +38,6 @@ class Recipe:
     later: Mapping[str, Any] = field(default_factory=dict)
     by_round: tuple[Mapping[str, Any], ...] = ()
     unread: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    gate: str = "none"
     calls: bool = False
 
     def run(self, round: int, split: int, *, seed: int = 0) -> RunConfig:
