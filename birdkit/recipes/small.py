@@ -24,7 +24,7 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """Two CPU cores, half an hour, from scratch: chosen by cross-validation on real recordings (README, "Results").
+    """Two CPU cores, an hour with its round, from scratch: chosen by cross-validation on real recordings (README).
 
     5 s * 32,000 Hz / 1000 = 160 frames; one strip of 96 mels: an image of 96 x 160.
     Batches of 48 clips keep each tensor under 32 MiB, above which the C library gives memory back after every use.
