@@ -183,6 +183,9 @@ def _check_settings(recipe: recipes.Recipe, splits: Sequence[int], rounds: int, 
     """Raise ValueError or TypeError where what is asked for cannot go well to its end."""
     from birdkit.data.recording_labels import refuse_uncovered  # with torch, for which `birdkit --help` does not wait
 
+    if recipe.calls:
+        raise ValueError(f"recipe {recipe.config.name!r} trains call detectors, of which there is no submission: train "
+                         "one in notebook 03 beside the models that it gates")
     beyond = sorted(number for number in changes.by_round if not 0 <= number <= rounds)
     if beyond or (changes.later and not rounds):
         raise ValueError(f"settings are changed in round {beyond[0] if beyond else 1} and there is none: the last is "

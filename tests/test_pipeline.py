@@ -106,6 +106,13 @@ def test_a_change_that_is_none_is_refused_before_anything_runs(
     assert not executed
 
 
+def test_call_detectors_alone_are_refused_before_anything_runs(books: Path, executed: Calls, tmp_path: Path) -> None:
+    """Notebook 04 would find no model, after the audit and the training."""
+    with pytest.raises(ValueError, match="'call_detector' trains call detectors, of which there is no submission"):
+        pipeline.run(tmp_path, tmp_path / "w", recipe="call_detector", notebooks=books)
+    assert not executed
+
+
 def test_rounds_in_which_nobody_may_label_are_refused_before_anything_runs(books: Path, executed: Calls,
                                                                             tmp_path: Path) -> None:
     """Else the second round dies after the first was trained and the soundscapes were labelled."""

@@ -73,7 +73,7 @@ def _of_competition(config: RunConfig, competition_dir: Path, work: kaggle.Works
     if least_peak > 0:
         raise DataError(f"{pseudo_labels} was made with least_peak = {least_peak}: the windows in which teachers hear "
                         "nothing are not in it, and a call detector learns from these what silence is")
-    labels = pseudolabel.read_for_training(pseudo_labels, classes=profiles.read_classes(folder),
+    labels = pseudolabel.read_for_training(pseudo_labels, classes=profiles.read_classes(folder, competition),
                                            expected_round=round, config=config.labelling)
     recordings, soundscapes = (pd.read_parquet(path) for path in (work.recordings(), work.soundscapes()))
     found = call_sources.competition(recordings, soundscapes, labels)

@@ -41,7 +41,7 @@ class Run:
                    call_split<split>
     pseudo_labels  the table of a round from 1 on; None for the work folder's. Of a table of teachers that may not all
                    teach this student it learns from the one beside it, see birdkit.pseudolabel.table_for. A call
-                   detector learns from its round's which windows are silent, and is the same whatever the round
+                   detector learns from its round's which windows are silent, and else as in round 0
     resume_from    what an earlier session has left: the folder of its run, or the one that this lies in; "" for none
     year           of the competition, stated; 0 to recognise it, see birdkit.profiles.recognise
     ends_s         time.time() at which the run saves its state and stops; 0 for what the config says
